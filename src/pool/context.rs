@@ -1,0 +1,120 @@
+//! Contexts: a value that every call of a `map` may read, sent once and decoded once per worker.
+//!
+//! # Rules
+//! R1. The user's process writes a place's offset and length, then its id (Release). Ids are never
+//!     reused in a pool; 0 means free.
+//! R2. A place is freed when no handle, map or unfinished task refers to it (an `Arc` in the user's
+//!     process), so a worker that runs a task with a context always finds it.
+//! R3. A worker keeps what it decoded until the place has another id or none.
+
+use super::area::Area;
+use crate::codec::{ArenaWriter, EncodeError, Stream, encode};
+use crate::error::{Error, Step, TaskError};
+use crate::limits::CONTEXTS_MAX;
+use crate::prim::{Acquire, Relaxed, Release};
+use crate::shm::ParticipantId;
+use serde::{Serialize, de::DeserializeOwned};
+use std::any::{Any, type_name};
+
+/// A context in the arena; dropping it frees its place.
+#[derive(Debug)]
+pub(crate) struct Context {
+    area: Area,
+    place: u32,
+    block: u64,
+}
+
+impl Context {
+    /// Encodes `value` and enters it under `id`.
+    pub(crate) fn create<C: Serialize + 'static>(
+        area: Area,
+        id: u64,
+        value: &C,
+        user: ParticipantId,
+    ) -> Result<Self, Error> {
+        let mut writer = ArenaWriter::in_new_block(area.arena, user, size_of::<C>() as u64)?;
+        if let Err(error) = encode(value, &mut writer) {
+            writer.discard();
+            return Err(match error {
+                EncodeError::Arena(error) => error,
+                EncodeError::Refused(message) => {
+                    TaskError::cannot_decode::<C>(Step::DecodeContext, message).into()
+                }
+            });
+        }
+        let block = writer.block().map_or(0, |block| block.offset);
+        let free = area.contexts().iter().position(|place| place.id.load(Relaxed) == 0);
+        let Some(place) = free else {
+            writer.discard();
+            return Err(Error::limit(format!(
+                "all {CONTEXTS_MAX} places for contexts of this pool are taken"
+            )));
+        };
+        let entry = &area.contexts()[place];
+        entry.offset.store(block, Relaxed);
+        entry.bytes.store(writer.length() as u64, Relaxed);
+        // SYNC(context): pairs with the Acquire in `ContextCache::get`; carries the bytes.
+        entry.id.store(id, Release);
+        Ok(Self { area, place: place as u32, block })
+    }
+
+    /// What a slot's context word says.
+    pub(crate) fn to_raw(&self) -> u32 {
+        self.place + 1
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.area.contexts()[self.place as usize].id.store(0, Release);
+        self.area.arena.free(self.block);
+    }
+}
+
+/// A worker's decoded contexts.
+#[derive(Debug, Default)]
+pub(crate) struct ContextCache {
+    places: Vec<(u64, Option<Box<dyn Any>>)>,
+}
+
+impl ContextCache {
+    /// The context that a slot's context word names.
+    pub(crate) fn get<C: DeserializeOwned + 'static>(
+        &mut self,
+        area: &Area,
+        raw: u32,
+    ) -> Result<&C, String> {
+        self.places.resize_with(CONTEXTS_MAX, Default::default);
+        // R3: what is gone in the user's process goes here too.
+        for ((id, value), entry) in self.places.iter_mut().zip(area.contexts()) {
+            if *id != 0 && *id != entry.id.load(Relaxed) {
+                (*id, *value) = (0, None);
+            }
+        }
+        let place = (raw as usize).checked_sub(1).filter(|place| *place < CONTEXTS_MAX);
+        let place = place.ok_or("the task names no context")?;
+        let entry = &area.contexts()[place];
+        // SYNC(context): pairs with the Release in `Context::create`.
+        let id = entry.id.load(Acquire);
+        let (cached, value) = &mut self.places[place];
+        if *cached != id || value.is_none() {
+            let bytes = entry.bytes.load(Relaxed);
+            let stream = read_stream::<C>(area, entry.offset.load(Relaxed), bytes);
+            let decoded = stream.ok_or("it is not inside the arena")?.value(0)?;
+            *value = Some(Box::new(decoded));
+            *cached = id;
+        }
+        let value = value.as_ref().and_then(|value| value.downcast_ref());
+        value.ok_or_else(|| format!("the context is not a {}", type_name::<C>()))
+    }
+}
+
+#[allow(unsafe_code)] // Reads a block that does not change.
+fn read_stream<C: DeserializeOwned + 'static>(
+    area: &Area,
+    offset: u64,
+    bytes: u64,
+) -> Option<Stream<'_, C>> {
+    // SAFETY: R2: the context lives as long as a task that names it, and is never written again.
+    unsafe { Stream::at(area.arena, offset, bytes, 0) }
+}

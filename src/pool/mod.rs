@@ -1,0 +1,53 @@
+//! The pool: workers that run tasks, and the calls that feed them.
+//!
+//! ```text
+//! submit.rs, map.rs   fill slots, collect results       (user's process, any thread)
+//! inner.rs            free slots, what was set aside    (user's process, private)
+//! supervisor.rs       keeps workers alive, settle.rs    (user's process, one thread)
+//! worker.rs, task.rs  claim, run, announce              (workers)
+//! area.rs, slot.rs, state.rs, sleep.rs, failure.rs, context.rs   what they share
+//! ```
+
+#[cfg(not(loom))]
+mod area;
+#[cfg(not(loom))]
+mod builder;
+#[cfg(not(loom))]
+mod context;
+#[cfg(not(loom))]
+mod failure;
+#[cfg(not(loom))]
+mod inner;
+#[cfg(not(loom))]
+mod map;
+#[cfg(not(loom))]
+mod pools;
+#[cfg(not(loom))]
+mod settle;
+mod sleep;
+#[cfg(all(test, loom))]
+mod sleep_models;
+#[cfg(not(loom))]
+mod slot;
+mod state;
+#[cfg(all(test, loom))]
+mod state_models;
+#[cfg(not(loom))]
+mod stats;
+#[cfg(not(loom))]
+mod submit;
+#[cfg(not(loom))]
+mod supervisor;
+#[cfg(not(loom))]
+mod task;
+#[cfg(not(loom))]
+mod worker;
+
+#[cfg(not(loom))]
+pub use builder::PoolBuilder;
+#[cfg(not(loom))]
+pub use pools::{Pool, With};
+#[cfg(not(loom))]
+pub use stats::Stats;
+#[cfg(not(loom))]
+pub use submit::{JoinTimeoutError, TaskHandle};

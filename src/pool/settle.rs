@@ -1,0 +1,153 @@
+//! Settling what a dead worker held.
+//!
+//! # Protocol
+//! In this order, by the supervisor, which knows that the process is dead:
+//! 1. The searcher's seat.
+//! 2. The ring cell in its ledger: if it is claimed by the dead and the slot was not handed over,
+//!    the slot is queued again; the cell is released.
+//! 3. The slot in its ledger, if claimed by the dead: its blocks become ours; the call that was
+//!    running is lost; if calls are left, the batch is queued again and goes on behind it; else it
+//!    is finished. If it is DONE already, it is announced (again: that does no harm).
+//! 4. Processes that the dead one had started (a pool of its own): ended, and settled like it.
+//! 5. Its remaining blocks.
+//! 6. Its place among the sleepers, its participant entry.
+//! 7. Everybody is woken: a wake-up may have died with its receiver.
+//!
+//! # If a process dies
+//! The settler is in the user's process; if that dies, the guardian ends everything.
+
+use super::failure;
+use super::inner::Inner;
+use super::slot::Slot;
+use super::state::Phase;
+use crate::error::{TaskError, WorkerExit};
+use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
+use crate::shm::{Arena, Offset, ParticipantId};
+use crate::sys;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// How often a batch is queued again when its workers die *between* calls, which is nobody's fault.
+const ATTEMPTS_MAX: u32 = 1000;
+
+/// A worker that is dead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dead {
+    pub(crate) id: ParticipantId,
+    pub(crate) pid: u32,
+    pub(crate) exit: WorkerExit,
+}
+
+/// Gives back everything that a dead worker held; `true` if it had come as far as its loop.
+pub(crate) fn settle(inner: &Inner, dead: Dead) -> bool {
+    let area = &inner.area;
+    let ledger = &area.arena.participant(dead.id).ledger;
+    let had_started = ledger.started.load(Relaxed) != 0;
+    area.searcher().evict(dead.id.to_raw() as u32);
+    settle_cell(inner, dead, ledger.cell.load(Relaxed));
+    if let Some(index) = ledger.slot.load(Relaxed).checked_sub(1) {
+        settle_slot(inner, dead, index as u32);
+    }
+    let asleep = ledger.asleep.load(Relaxed) != 0;
+    settle_process(area.arena, dead.id);
+    if asleep {
+        area.idle().uncount();
+    }
+    area.wake_everybody();
+    had_started
+}
+
+fn settle_cell(inner: &Inner, dead: Dead, position: u64) {
+    let Some(position) = position.checked_sub(1) else { return };
+    let ring = &inner.area.ring;
+    let Some(claim) = ring.claimed_at(position, dead.id.to_raw()) else { return };
+    ring.release(position);
+    let slot = inner.area.slots.get(claim.value as usize);
+    if slot.is_some_and(|slot| slot.state.load().phase == Phase::Ready) {
+        inner.area.queue(claim.value);
+    }
+}
+
+fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
+    let Some(slot) = inner.area.slots.get(index as usize) else { return };
+    let state = slot.state.load();
+    match state.phase {
+        Phase::Claimed if u64::from(state.owner) == dead.id.to_raw() => {}
+        Phase::Done => {
+            slot.state.wake_sleepers();
+            return;
+        }
+        _ => return,
+    }
+    let arena = inner.area.arena;
+    if let Some(block) = slot.output_block() {
+        arena.set_owner(block, inner.user);
+    }
+    failure::hand_over(arena, slot, inner.user);
+    let next = settle_calls(inner, dead, index, slot);
+    if next == slot.calls.load(Relaxed) {
+        inner.area.announce(slot, slot.state.finish());
+    } else {
+        slot.state.give_back();
+        inner.area.queue(index);
+    }
+}
+
+/// Decides the running call, if there was one; returns the first call that has no outcome.
+fn settle_calls(inner: &Inner, dead: Dead, index: u32, slot: &Slot) -> u32 {
+    // SYNC(call-done): pairs with the Release in `Batch::done`.
+    let progress = slot.progress.load(Acquire);
+    let (done, calls) = ((progress >> 1) as u32, slot.calls.load(Relaxed));
+    let was_running = progress & 1 == 1 && done < calls;
+    let given_up = !was_running && done < calls && slot.attempts.load(Relaxed) > ATTEMPTS_MAX;
+    if !was_running && !given_up {
+        slot.attempts.fetch_add(1, Relaxed);
+        return done.min(calls);
+    }
+    let arena = inner.area.arena;
+    // A panic that was recorded just before the death is the call's outcome.
+    if !failure::read(arena, slot).iter().any(|(call, _)| *call == done) {
+        inner.note_lost(index, done, TaskError::worker_lost(dead.pid, dead.exit));
+    }
+    if slot.output_has_table() {
+        skip_result(arena, slot, done, calls);
+    }
+    slot.progress.store(u64::from(done + 1) * 2, Release);
+    done + 1
+}
+
+/// Ends the lost call's result where the one before it ended.
+fn skip_result(arena: &Arena, slot: &Slot, call: u32, calls: u32) {
+    let Some(block) = slot.output_block() else { return };
+    let word = |call: u32| arena.at(Offset::<AtomicU64>::new(block + u64::from(call) * 8));
+    let end = match call.checked_sub(1) {
+        Some(before) => word(before).map(|word| word.load(Relaxed)),
+        None => Some(u64::from(calls) * 8),
+    };
+    if let (Some(word), Some(end)) = (word(call), end) {
+        word.store(end, Relaxed);
+    }
+}
+
+/// Frees what a dead process owns, after ending the processes that it had started.
+fn settle_process(arena: &Arena, id: ParticipantId) {
+    for (child, pid, start_ticks) in arena.children_of(id) {
+        if pid != 0 {
+            end_orphan(pid, start_ticks);
+        }
+        settle_process(arena, child);
+    }
+    arena.free_owned_by(id);
+    arena.release_participant(id);
+}
+
+/// Ends a process whose parent is dead, and waits until it can no longer write to the arena.
+fn end_orphan(pid: u32, start_ticks: u64) {
+    let Ok(pidfd) = sys::process::open_pidfd(pid) else { return };
+    if sys::process::start_time_ticks(pid) != Some(start_ticks) {
+        return;
+    }
+    let _ = sys::process::kill_pidfd(&pidfd);
+    // SIGKILL takes effect at once, except in a process that is stuck in the kernel.
+    let _ = sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(10)));
+}

@@ -1,0 +1,159 @@
+//! A task slot: one batch of calls on its way to a worker and back.
+//!
+//! # Shared state
+//! ```text
+//!   0 | state | code | context, table | calls, job+flags | input bytes | deadline | inline input ..
+//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | inline output ..
+//! ```
+//! A call of small argument and result touches the first and the third cache line only. Created by
+//! the user's process with all words zero.
+//!
+//! # Rules
+//! R1. Who may touch a slot follows from its state word (`state.rs`): the input side is written by
+//!     the user's process before READY, the output side by the claimer.
+//! R2. `progress` is `2 k` when calls 0 to k-1 have an outcome, `2 k + 1` while call k runs. It is
+//!     stored *before* a call starts and *after* its result is written: it says which call died
+//!     with its worker, and which results are whole.
+//! R3. `output` leads to the block with the results; 0 means the inline bytes. `failures` leads to
+//!     a chain of records, newest first. Both are published by one store of an offset.
+//! R4. A worker's blocks carry its id until the batch is finished; it then makes the user's process
+//!     their owner, one store each, before DONE.
+//!
+//! # If a process dies
+//! See `settle.rs`: from `progress` it knows what has an outcome, what was lost, and what is to be
+//! run again.
+#![allow(unsafe_code)] // Defines memory that several processes use by these rules.
+
+use super::state::StateWord;
+use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed};
+use crate::shm::offset::Shared;
+use std::cell::UnsafeCell;
+
+/// Bytes of argument, and of result, that need no block.
+pub(crate) const INLINE_BYTES: usize = 80;
+
+/// Flag: the input lies in a block, whose offset is in the first inline bytes.
+const INPUT_IN_BLOCK: u32 = 1;
+/// Flag: measure the time that the calls take.
+const TIMED: u32 = 2;
+/// Flag: the output block starts with a table of ends.
+const OUTPUT_HAS_TABLE: u32 = 4;
+
+/// One slot.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Slot {
+    pub(crate) state: StateWord,
+    pub(crate) code: AtomicU64,
+    /// Place of the context in the pool's table, plus one; 0 for none.
+    pub(crate) context: AtomicU32,
+    /// Entries in the input's table of ends.
+    pub(crate) table_calls: AtomicU32,
+    pub(crate) calls: AtomicU32,
+    /// Waiting place to notify in the high half, flags in the low half.
+    job_and_flags: AtomicU32,
+    pub(crate) input_bytes: AtomicU64,
+    /// Monotonic time by which the batch must have ended; 0 for none. (Not enforced yet.)
+    pub(crate) deadline_ns: AtomicU64,
+    inline_input: Inline,
+    pub(crate) progress: AtomicU64,
+    pub(crate) output_bytes: AtomicU64,
+    pub(crate) output: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) busy_ns: AtomicU64,
+    /// How often settlement has touched the batch.
+    pub(crate) attempts: AtomicU32,
+    /// A call, plus one, whose failure could not be recorded because the arena was full.
+    pub(crate) unrecorded: AtomicU32,
+    inline_output: Inline,
+}
+
+const _: () = assert!(size_of::<Slot>() == 256);
+
+#[derive(Debug)]
+#[repr(C, align(16))]
+struct Inline(UnsafeCell<[u8; INLINE_BYTES]>);
+
+// SAFETY: atomics, and bytes that are only reached through raw pointers by the owner (R1).
+unsafe impl Shared for Slot {}
+// SAFETY: as above; the state word hands the bytes from one owner to the next.
+unsafe impl Sync for Inline {}
+
+/// How a batch is to be run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Routing {
+    pub(crate) job: u16,
+    pub(crate) timed: bool,
+    pub(crate) output_has_table: bool,
+}
+
+impl Slot {
+    /// Makes every word zero.
+    pub(crate) fn reset(&self) {
+        self.state.reset();
+        self.clear_output();
+        self.deadline_ns.store(0, Relaxed);
+    }
+
+    /// Prepares the output side for a new batch.
+    pub(crate) fn clear_output(&self) {
+        self.progress.store(0, Relaxed);
+        self.output_bytes.store(0, Relaxed);
+        self.output.store(0, Relaxed);
+        self.failures.store(0, Relaxed);
+        self.busy_ns.store(0, Relaxed);
+        self.attempts.store(0, Relaxed);
+        self.unrecorded.store(0, Relaxed);
+    }
+
+    pub(crate) fn inline_input(&self) -> *mut u8 {
+        self.inline_input.0.get().cast()
+    }
+
+    pub(crate) fn inline_output(&self) -> *mut u8 {
+        self.inline_output.0.get().cast()
+    }
+
+    /// Says where the input is: a block, or inline. By the owner of a free slot.
+    pub(crate) fn set_input(&self, block: Option<u64>, bytes: u64, routing: Routing) {
+        let mut flags = u32::from(routing.job) << 16;
+        if routing.timed {
+            flags |= TIMED;
+        }
+        if routing.output_has_table {
+            flags |= OUTPUT_HAS_TABLE;
+        }
+        if let Some(offset) = block {
+            flags |= INPUT_IN_BLOCK;
+            // SAFETY: R1: the slot is free and ours; the inline bytes are 16-aligned.
+            unsafe { self.inline_input().cast::<u64>().write(offset) };
+        }
+        self.job_and_flags.store(flags, Relaxed);
+        self.input_bytes.store(bytes, Relaxed);
+    }
+
+    /// The block of the input, if it is in one. By whoever may read the slot.
+    pub(crate) fn input_block(&self) -> Option<u64> {
+        let in_block = self.job_and_flags.load(Relaxed) & INPUT_IN_BLOCK != 0;
+        // SAFETY: R1: nobody writes the input side outside FREE; the bytes are 16-aligned.
+        in_block.then(|| unsafe { self.inline_input().cast::<u64>().read() })
+    }
+
+    pub(crate) fn job(&self) -> usize {
+        (self.job_and_flags.load(Relaxed) >> 16) as usize
+    }
+
+    pub(crate) fn is_timed(&self) -> bool {
+        self.job_and_flags.load(Relaxed) & TIMED != 0
+    }
+
+    pub(crate) fn output_has_table(&self) -> bool {
+        self.job_and_flags.load(Relaxed) & OUTPUT_HAS_TABLE != 0
+    }
+
+    /// The block of the output, if it is in one.
+    pub(crate) fn output_block(&self) -> Option<u64> {
+        // SYNC(output-block): pairs with the Release in `ArenaWriter::grow`.
+        Some(self.output.load(Acquire)).filter(|offset| *offset != 0)
+    }
+}

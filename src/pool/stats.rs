@@ -1,0 +1,49 @@
+//! Numbers about a pool.
+
+use super::inner::Inner;
+use crate::prim::Relaxed;
+
+/// What a pool has done so far, and how full its arena is.
+///
+/// # Examples
+/// ```
+/// let pool = procpool::Pool::builder().workers(2).build()?;
+/// pool.map(|x: u32| x + 1, 0..100u32)?;
+/// let stats = pool.stats();
+/// assert_eq!((stats.tasks_submitted, stats.tasks_failed, stats.workers_lost), (100, 0, 0));
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Tasks handed to workers: submitted ones, and calls of maps whose outcome has arrived.
+    pub tasks_submitted: u64,
+    /// Tasks whose outcome was collected.
+    pub tasks_ended: u64,
+    /// Those of them that failed.
+    pub tasks_failed: u64,
+    /// Worker processes started, the first ones included.
+    pub workers_started: u64,
+    /// Worker processes that died while the pool was open.
+    pub workers_lost: u64,
+    /// Bytes that the arena of this process tree can hold.
+    pub arena_capacity_bytes: u64,
+    /// Bytes of it that are in use, by all pools.
+    pub arena_used_bytes: u64,
+}
+
+impl Stats {
+    pub(crate) fn of(inner: &Inner) -> Self {
+        let usage = inner.area.arena.usage();
+        let counters = &inner.counters;
+        Self {
+            tasks_submitted: counters.submitted.load(Relaxed),
+            tasks_ended: counters.ended.load(Relaxed),
+            tasks_failed: counters.failed.load(Relaxed),
+            workers_started: counters.workers_started.load(Relaxed),
+            workers_lost: counters.workers_lost.load(Relaxed),
+            arena_capacity_bytes: usage.capacity_bytes,
+            arena_used_bytes: usage.used_bytes,
+        }
+    }
+}

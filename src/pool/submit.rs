@@ -1,0 +1,310 @@
+//! One task at a time: filling a slot, and the handle that waits for the outcome.
+#![allow(unsafe_code)] // Writes the argument into a slot that it has taken.
+
+use super::context::Context;
+use super::inner::{Inner, Place};
+use super::slot::{INLINE_BYTES, Routing};
+use super::state::Phase;
+use crate::codec::{ArenaWriter, EncodeError, encode};
+use crate::error::{Error, Step, TaskError, TrySubmitError};
+use crate::prim::{Relaxed, spin_hint};
+use crate::process::identity::CodeOffset;
+use crate::shm::fault;
+use crate::sys;
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a submitted task runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) code: CodeOffset,
+    pub(crate) context: Option<Arc<Context>>,
+}
+
+impl Job {
+    pub(crate) fn context_word(&self) -> u32 {
+        self.context.as_ref().map_or(0, |context| context.to_raw())
+    }
+}
+
+/// Queues one task, or gives the argument back.
+pub(crate) fn try_submit<A, R>(
+    inner: &Arc<Inner>,
+    job: &Job,
+    argument: A,
+) -> Result<TaskHandle<R>, TrySubmitError<A>>
+where
+    A: Serialize + 'static,
+    R: DeserializeOwned + 'static,
+{
+    if let Err(error) = inner.check_open() {
+        return Err(match error.is_closed() {
+            true => TrySubmitError::Closed(argument),
+            false => TrySubmitError::Failed(argument, error),
+        });
+    }
+    let Some(place) = inner.take_slot_for_submit() else {
+        return Err(TrySubmitError::Full(argument));
+    };
+    let mut filled = fill(inner, job, place, &argument);
+    if filled.as_ref().is_err_and(Error::is_arena_full) && inner.harvest(usize::MAX / 2) > 0 {
+        filled = fill(inner, job, place, &argument);
+    }
+    if let Err(error) = filled {
+        inner.free_slot(place.index);
+        return Err(TrySubmitError::Failed(argument, error));
+    }
+    inner.slot(place.index).state.publish();
+    fault::point("main.slot-filled");
+    inner.area.queue(place.index);
+    inner.counters.submitted.fetch_add(1, Relaxed);
+    // A close or a break that came while the slot was filled may have missed it.
+    if inner.check_open().is_err() {
+        inner.end_task(place.index);
+    }
+    let context = job.context.clone();
+    Ok(TaskHandle { inner: inner.clone(), place, context, joined: false, result: PhantomData })
+}
+
+/// Queues one task, waiting for a slot at most until `deadline`.
+pub(crate) fn submit<A, R>(
+    inner: &Arc<Inner>,
+    job: &Job,
+    mut argument: A,
+    deadline: Option<Instant>,
+) -> Result<TaskHandle<R>, TrySubmitError<A>>
+where
+    A: Serialize + 'static,
+    R: DeserializeOwned + 'static,
+{
+    loop {
+        argument = match try_submit(inner, job, argument) {
+            Err(TrySubmitError::Full(argument)) => argument,
+            other => return other,
+        };
+        let space = inner.area.job(0);
+        let epoch = space.prepare();
+        let again = try_submit(inner, job, argument);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let full = matches!(again, Err(TrySubmitError::Full(_)));
+        if full && left != Some(Duration::ZERO) {
+            space.sleep(epoch, left);
+        }
+        space.uncount();
+        argument = match again {
+            Err(TrySubmitError::Full(argument)) if left != Some(Duration::ZERO) => argument,
+            other => return other,
+        };
+    }
+}
+
+/// Writes everything that a worker needs into a free slot.
+fn fill<A: Serialize + 'static>(
+    inner: &Inner,
+    job: &Job,
+    place: Place,
+    argument: &A,
+) -> Result<(), Error> {
+    let slot = inner.slot(place.index);
+    let start = NonNull::new(slot.inline_input()).unwrap_or(NonNull::dangling());
+    // SAFETY: slot rule R1: the slot is free and this thread took it from the list.
+    let mut writer =
+        unsafe { ArenaWriter::over(inner.area.arena, inner.user, start, INLINE_BYTES) };
+    if let Err(error) = encode(argument, &mut writer) {
+        writer.discard();
+        return Err(match error {
+            EncodeError::Arena(error) => error,
+            EncodeError::Refused(message) => {
+                TaskError::cannot_decode::<A>(Step::EncodeArgument, message).into()
+            }
+        });
+    }
+    fault::point("main.argument-encoded");
+    slot.code.store(job.code.to_raw(), Relaxed);
+    slot.context.store(job.context_word(), Relaxed);
+    slot.table_calls.store(0, Relaxed);
+    slot.calls.store(1, Relaxed);
+    let block = writer.block().map(|block| block.offset);
+    let routing = Routing { job: 0, timed: false, output_has_table: false };
+    slot.set_input(block, writer.length() as u64, routing);
+    slot.clear_output();
+    Ok(())
+}
+
+/// Waits for the outcome of one submitted task.
+///
+/// Dropping it does not stop the task; its result is thrown away.
+///
+/// # Examples
+/// ```
+/// let pool = procpool::Pool::builder().workers(1).build()?;
+/// let task = pool.submit(|n: u32| n.to_string(), 7)?;
+/// assert_eq!(task.join()?, "7");
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use = "the result of the task is lost if its handle is dropped"]
+pub struct TaskHandle<R> {
+    inner: Arc<Inner>,
+    place: Place,
+    context: Option<Arc<Context>>,
+    joined: bool,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> TaskHandle<R> {
+    /// Returns whether the task has ended, well or not: [`join`](Self::join) will not wait.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        let state = self.inner.slot(self.place.index).state.load();
+        state.generation != self.place.generation
+            || matches!(state.phase, Phase::Done | Phase::Taken)
+    }
+
+    /// Waits until the task has ended or `deadline` has come; `true` if it has ended.
+    fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        let state = &self.inner.slot(self.place.index).state;
+        let search_ns = self.inner.search_ns;
+        if search_ns > 0 {
+            let until_ns = sys::clock::monotonic_ns() + search_ns;
+            loop {
+                for _ in 0..64 {
+                    if self.is_finished() {
+                        return true;
+                    }
+                    spin_hint();
+                }
+                if sys::clock::monotonic_ns() >= until_ns {
+                    break;
+                }
+            }
+        }
+        while !self.is_finished() {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return false;
+            }
+            state.wait(self.place.generation, left);
+        }
+        true
+    }
+}
+
+impl<R: DeserializeOwned + 'static> TaskHandle<R> {
+    /// Waits for the task and returns its value.
+    ///
+    /// # Errors
+    /// The task panicked, was lost with its worker, its argument or result could not cross, or the
+    /// pool was closed before it ended.
+    ///
+    /// # Blocking
+    /// Until the task has ended. [`join_timeout`](Self::join_timeout) waits for a limited time.
+    ///
+    /// # If a worker dies
+    /// The task that it was running ends with [`TaskError::is_worker_lost`]; a task that it had not
+    /// started yet is run by another.
+    pub fn join(mut self) -> Result<R, TaskError> {
+        self.wait_until(None);
+        self.take()
+    }
+
+    /// Waits for the task for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`JoinTimeoutError::TimedOut`] gives the handle back; [`JoinTimeoutError::Failed`] is the
+    /// task's own failure.
+    ///
+    /// # Examples
+    /// ```
+    /// use procpool::JoinTimeoutError;
+    /// use std::time::Duration;
+    ///
+    /// let pool = procpool::Pool::builder().workers(1).build()?;
+    /// let nap = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
+    /// let task = pool.submit(nap, 200)?;
+    /// match task.join_timeout(Duration::from_millis(10)) {
+    ///     Err(JoinTimeoutError::TimedOut(task)) => task.join()?,
+    ///     other => other?,
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn join_timeout(mut self, timeout: Duration) -> Result<R, JoinTimeoutError<R>> {
+        let deadline = Instant::now().checked_add(timeout);
+        if !self.wait_until(deadline) {
+            return Err(JoinTimeoutError::TimedOut(self));
+        }
+        self.take().map_err(JoinTimeoutError::Failed)
+    }
+
+    /// Takes the outcome of a task that has ended.
+    fn take(&mut self) -> Result<R, TaskError> {
+        self.joined = true;
+        let Place { index, generation } = self.place;
+        if !self.inner.slot(index).state.try_take(generation) {
+            // R3 of `inner.rs`: a submitting thread has harvested it.
+            let harvested = self.inner.from_aside(self.place);
+            return harvested.unwrap_or_else(|| {
+                Err(TaskError::codec(Step::DecodeResult, "its outcome was not kept".into()))
+            });
+        }
+        let mut outcome = Err(TaskError::pool_closed());
+        self.inner.retire(index, |_, value| outcome = value);
+        self.inner.counters.ended.fetch_add(1, Relaxed);
+        if outcome.is_err() {
+            self.inner.counters.failed.fetch_add(1, Relaxed);
+        }
+        outcome
+    }
+}
+
+impl<R> Drop for TaskHandle<R> {
+    fn drop(&mut self) {
+        if !self.joined {
+            self.inner.give_up(self.place, self.context.take());
+        }
+    }
+}
+
+impl<R> fmt::Debug for TaskHandle<R> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inner, place, context: _, joined: _, result: _ } = self;
+        formatter
+            .debug_struct("TaskHandle")
+            .field("pool", &inner.name)
+            .field("slot", &place.index)
+            .field("generation", &place.generation)
+            .field("finished", &self.is_finished())
+            .finish()
+    }
+}
+
+/// Why [`TaskHandle::join_timeout`] has no value.
+pub enum JoinTimeoutError<R> {
+    /// The time was up; here is the handle.
+    TimedOut(TaskHandle<R>),
+    /// The task failed.
+    Failed(TaskError),
+}
+
+impl<R> fmt::Debug for JoinTimeoutError<R> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut(handle) => formatter.debug_tuple("TimedOut").field(handle).finish(),
+            Self::Failed(error) => formatter.debug_tuple("Failed").field(error).finish(),
+        }
+    }
+}
+
+impl<R> fmt::Display for JoinTimeoutError<R> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut(_) => formatter.write_str("the task has not ended in time"),
+            Self::Failed(error) => error.fmt(formatter),
+        }
+    }
+}
+
+impl<R> std::error::Error for JoinTimeoutError<R> {}

@@ -1,0 +1,359 @@
+//! Running a batch: the trampolines that workers call, and what they do for each call.
+//!
+//! A trampoline is a monomorphised function of this file, named across processes by its
+//! [`CodeOffset`]. It makes the user's function out of nothing, which is possible exactly because
+//! that function captures nothing: its type has one value, of size zero.
+//!
+//! # Rules
+//! R1. For each call: progress `2 k + 1`, decode, run, encode, progress `2 k + 2` (see `slot.rs`).
+//! R2. A panic anywhere in that, and an argument or result that cannot cross, is the failure of that
+//!     call only: a record is published, then progress moves on.
+//! R3. What was written of a result before its failure is cut off.
+#![allow(unsafe_code)] // Makes zero-sized functions; reads and writes the claimed slot.
+
+use super::area::Area;
+use super::context::ContextCache;
+use super::failure::{self, FailureRecord};
+use super::slot::{INLINE_BYTES, Slot};
+use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
+use crate::error::{Error, Step};
+use crate::prim::{Relaxed, Release, SeqCst, compiler_fence};
+use crate::process::identity::CodeOffset;
+use crate::shm::{Block, ParticipantId, fault};
+use serde::{Serialize, de::DeserializeOwned};
+use std::any::type_name;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+/// A claimed slot and what a worker needs to run it.
+#[derive(Debug)]
+pub(crate) struct Invocation<'a> {
+    pub(crate) area: &'a Area,
+    pub(crate) slot: &'a Slot,
+    pub(crate) me: ParticipantId,
+    /// Whose the results are once they are finished.
+    pub(crate) user: ParticipantId,
+    pub(crate) contexts: &'a mut ContextCache,
+}
+
+/// What a slot's code offset leads to.
+pub(crate) type Trampoline = fn(&mut Invocation<'_>);
+
+/// Makes a function that captures nothing.
+///
+/// # Safety
+/// A value of `F` exists in the program that named this trampoline.
+unsafe fn conjure<F>() -> F {
+    const { check_captures_nothing::<F>() };
+    // SAFETY: F has size zero, so its value has no bytes; the caller knows that one exists.
+    unsafe { NonNull::<F>::dangling().read() }
+}
+
+/// Refuses, at compile time, what cannot be sent to another process.
+const fn check_captures_nothing<F>() {
+    assert!(
+        size_of::<F>() == 0,
+        "a task must be a function or a closure that captures nothing, because it runs in another \
+         process: pass what it needs as its argument, or share it with \
+         `pool.with(&context).map(|context, x| ...)`"
+    );
+}
+
+/// Names the trampoline for a function of one argument.
+pub(crate) fn code_of<F, A, R>(_: &F) -> Result<CodeOffset, Error>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    const { check_captures_nothing::<F>() };
+    CodeOffset::of(run::<F, A, R> as Trampoline as usize)
+}
+
+/// Names the trampoline for a function of a context and an argument.
+pub(crate) fn code_with_context_of<F, C, A, R>(_: &F) -> Result<CodeOffset, Error>
+where
+    F: Fn(&C, A) -> R + Copy + 'static,
+    C: DeserializeOwned + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    const { check_captures_nothing::<F>() };
+    CodeOffset::of(run_with_context::<F, C, A, R> as Trampoline as usize)
+}
+
+fn run<F, A, R>(invocation: &mut Invocation<'_>)
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    // SAFETY: `code_of` had a value of F when it named this function.
+    let function: F = unsafe { conjure() };
+    Batch::<A, R>::open(invocation).run(function);
+}
+
+fn run_with_context<F, C, A, R>(invocation: &mut Invocation<'_>)
+where
+    F: Fn(&C, A) -> R + Copy + 'static,
+    C: DeserializeOwned + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    // SAFETY: `code_with_context_of` had a value of F when it named this function.
+    let function: F = unsafe { conjure() };
+    let slot = invocation.slot;
+    // Decoding the context may kill the worker: it counts as part of the next call.
+    let progress = slot.progress.load(Relaxed);
+    slot.progress.store(progress | 1, Relaxed);
+    compiler_fence(SeqCst);
+    let place = slot.context.load(Relaxed);
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        invocation.contexts.get::<C>(invocation.area, place).map(std::ptr::from_ref)
+    }));
+    match decoded {
+        Ok(Ok(context)) => {
+            // SAFETY: the cache keeps the context until it is asked for another, which is after
+            // this batch.
+            let context = unsafe { &*context };
+            Batch::<A, R>::open(invocation).run(|argument| function(context, argument));
+        }
+        Ok(Err(message)) => {
+            let record = FailureRecord::codec::<C>(Step::DecodeContext, message);
+            Batch::<A, R>::open(invocation).fail_all(&record);
+        }
+        Err(_) => {
+            let record = failure::of_panic();
+            Batch::<A, R>::open(invocation).fail_all(&record);
+        }
+    }
+}
+
+/// Where results go.
+enum Output<'a> {
+    /// Plain results of several calls: each has its place.
+    Places { start: NonNull<u8>, bytes: usize },
+    /// Everything else is appended; with a table of ends if there are several calls.
+    Appended(ArenaWriter<'a>),
+}
+
+struct Batch<'a, A, R> {
+    slot: &'a Slot,
+    area: &'a Area,
+    me: ParticipantId,
+    user: ParticipantId,
+    input: Option<Stream<'a, A>>,
+    output: Output<'a>,
+    next: usize,
+    calls: usize,
+    /// Where the running call's result starts.
+    mark: usize,
+    results: std::marker::PhantomData<fn() -> R>,
+}
+
+impl<'a, A, R> Batch<'a, A, R>
+where
+    A: DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    fn open(invocation: &mut Invocation<'a>) -> Self {
+        let Invocation { area, slot, me, user, .. } = *invocation;
+        let arena = area.arena;
+        let calls = slot.calls.load(Relaxed) as usize;
+        let next = (slot.progress.load(Relaxed) >> 1) as usize;
+        let offset = slot.input_block().unwrap_or_else(|| arena.offset_of(slot.inline_input()));
+        let table_calls = slot.table_calls.load(Relaxed) as usize;
+        // SAFETY: slot rule R1: nobody writes the input side while we hold the claim.
+        let input = unsafe { Stream::at(arena, offset, slot.input_bytes.load(Relaxed), table_calls) };
+        let output = Self::open_output(area, slot, me, calls, next);
+        let mark = match &output {
+            Output::Places { .. } => 0,
+            Output::Appended(writer) => writer.length(),
+        };
+        let results = std::marker::PhantomData;
+        Self { slot, area, me, user, input, output, next, calls, mark, results }
+    }
+
+    fn open_output(
+        area: &'a Area,
+        slot: &'a Slot,
+        me: ParticipantId,
+        calls: usize,
+        next: usize,
+    ) -> Output<'a> {
+        let arena = area.arena;
+        let block = slot.output_block();
+        let block = block.map(|offset| Block { offset, bytes: slot.output_bytes.load(Relaxed) });
+        if calls > 1 && shape_of::<R>() == Shape::Plain {
+            let bytes = calls * size_of::<R>();
+            let start = block.and_then(|block| arena.bytes_at(block.offset, bytes as u64));
+            return match start {
+                Some(start) => Output::Places { start, bytes },
+                None => Output::Places { start: NonNull::dangling(), bytes: 0 },
+            };
+        }
+        let writer = match block {
+            Some(Block { offset, .. }) => {
+                let bytes = arena.block_bytes(offset);
+                let length = resume_length(area, offset, calls, next);
+                ArenaWriter::resume(arena, me, Block { offset, bytes }, length)
+            }
+            None => {
+                let start = NonNull::new(slot.inline_output()).unwrap_or(NonNull::dangling());
+                // SAFETY: slot rule R1: the output side is ours while we hold the claim.
+                unsafe { ArenaWriter::over(arena, me, start, INLINE_BYTES) }
+            }
+        };
+        Output::Appended(writer.publish_in(&slot.output))
+    }
+
+    fn run(mut self, function: impl Fn(A) -> R) {
+        while self.next < self.calls {
+            let ran = catch_unwind(AssertUnwindSafe(|| self.run_calls(&function)));
+            if ran.is_err() {
+                self.fail(&failure::of_panic());
+            }
+        }
+        self.close();
+    }
+
+    /// Runs calls until all have an outcome, or one panics.
+    #[inline]
+    fn run_calls(&mut self, function: &impl Fn(A) -> R) {
+        while self.next < self.calls {
+            let next = self.next;
+            self.slot.progress.store(next as u64 * 2 + 1, Relaxed);
+            // The store comes before anything that the call does, as this process's death sees it.
+            compiler_fence(SeqCst);
+            fault::point("worker.call-started");
+            let argument = match &self.input {
+                Some(input) => input.value(next),
+                None => Err("its bytes are not inside the arena".into()),
+            };
+            fault::point("worker.argument-decoded");
+            let outcome = match argument {
+                Ok(argument) => {
+                    let result = function(argument);
+                    fault::point("worker.call-returned");
+                    self.put(next, &result)
+                }
+                Err(message) => Err(FailureRecord::codec::<A>(Step::DecodeArgument, message)),
+            };
+            fault::point("worker.result-encoded");
+            match outcome {
+                Ok(()) => self.done(),
+                Err(record) => self.fail(&record),
+            }
+            fault::point("worker.call-done");
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, next: usize, result: &R) -> Result<(), FailureRecord> {
+        match &mut self.output {
+            Output::Places { start, bytes } => {
+                let place = next * size_of::<R>();
+                if place + size_of::<R>() > *bytes {
+                    return Err(FailureRecord::codec::<R>(
+                        Step::EncodeResult,
+                        "its place is not inside the arena".into(),
+                    ));
+                }
+                // SAFETY: the place is inside our output block, and R is plain: copying its bytes
+                // (padding included) is what reading it back undoes.
+                unsafe {
+                    let from = std::ptr::from_ref(result).cast::<u8>();
+                    std::ptr::copy_nonoverlapping(from, start.as_ptr().add(place), size_of::<R>());
+                }
+                Ok(())
+            }
+            Output::Appended(writer) => append(writer, self.calls, next, result)
+                .map_err(|error| FailureRecord::codec::<R>(Step::EncodeResult, error.to_string())),
+        }
+    }
+
+    /// The running call has an outcome.
+    #[inline]
+    fn done(&mut self) {
+        if let Output::Appended(writer) = &mut self.output {
+            self.mark = writer.length();
+            if self.calls > 1 && self.mark > 0 {
+                writer.put_u64(self.next * 8, self.mark as u64);
+            }
+            self.slot.output_bytes.store(self.mark as u64, Relaxed);
+        }
+        self.next += 1;
+        // SYNC(call-done): pairs with the Acquire in `settle`; carries the result.
+        self.slot.progress.store(self.next as u64 * 2, Release);
+    }
+
+    /// The running call has failed (R2, R3).
+    #[cold]
+    fn fail(&mut self, record: &FailureRecord) {
+        if let Output::Appended(writer) = &mut self.output {
+            writer.truncate(self.mark);
+            // The table is missing if no call before this one had a result. If the arena has no room
+            // for it now, the next result makes it.
+            let missing = self.calls > 1 && writer.length() == 0;
+            if missing && make_table(writer, self.calls, self.next).is_ok() {
+                self.mark = writer.length();
+            }
+        }
+        failure::publish(self.area.arena, self.slot, self.me, self.next as u32, record);
+        fault::point("worker.failure-recorded");
+        self.done();
+    }
+
+    fn fail_all(mut self, record: &FailureRecord) {
+        while self.next < self.calls {
+            self.fail(record);
+        }
+        self.close();
+    }
+
+    /// Hands the blocks over (slot rule R4).
+    fn close(self) {
+        let arena = self.area.arena;
+        if let Some(block) = self.slot.output_block() {
+            arena.set_owner(block, self.user);
+        }
+        failure::hand_over(arena, self.slot, self.user);
+        fault::point("worker.blocks-handed-over");
+    }
+}
+
+/// Where appending goes on in a block that an earlier claimer, or nobody yet, has written to.
+fn resume_length(area: &Area, offset: u64, calls: usize, next: usize) -> u64 {
+    if next == 0 || calls <= 1 {
+        return 0;
+    }
+    let end = crate::shm::Offset::<crate::prim::AtomicU64>::new(offset + (next as u64 - 1) * 8);
+    area.arena.at(end).map_or(0, |end| end.load(Relaxed))
+}
+
+#[inline]
+fn append<R: Serialize + 'static>(
+    writer: &mut ArenaWriter<'_>,
+    calls: usize,
+    next: usize,
+    result: &R,
+) -> Result<(), EncodeError> {
+    if calls > 1 && writer.length() == 0 {
+        make_table(writer, calls, next)?;
+    }
+    codec::encode(result, writer)
+}
+
+/// Makes room for the ends; the calls before `next` have no results.
+fn make_table(writer: &mut ArenaWriter<'_>, calls: usize, next: usize) -> Result<(), EncodeError> {
+    writer.skip(calls * 8)?;
+    (0..next).for_each(|index| writer.put_u64(index * 8, calls as u64 * 8));
+    Ok(())
+}
+
+impl FailureRecord {
+    #[cold]
+    pub(crate) fn codec<T>(step: Step, message: String) -> Self {
+        Self::Codec { step, message: format!("{}: {message}", type_name::<T>()) }
+    }
+}

@@ -1,0 +1,220 @@
+//! The worker's loop: find a task, claim it, run it, announce it, sleep when there is none.
+//!
+//! # Protocol
+//! 1. Write the position down in the ledger, claim the ring cell.
+//! 2. Write the slot down, claim the slot, release the cell.
+//! 3. Run the batch (`task.rs`).
+//! 4. DONE, announce, clear the ledger.
+//!
+//! With nothing to do: search for a bounded time if nobody else does and there are enough cores,
+//! then sleep on the pool's event count (`sleep.rs`).
+//!
+//! # If a process dies
+//! After each step `settle.rs` finds in the ledger what was held; the fault points below mark them.
+#![allow(unsafe_code)] // Calls a function by its checked address.
+
+use super::area::{Area, AreaAddress};
+use super::context::ContextCache;
+use super::failure;
+use super::task::{Invocation, Trampoline};
+use crate::prim::{Relaxed, SeqCst, compiler_fence, spin_hint};
+use crate::process::identity::CodeOffset;
+use crate::shm::{Arena, ParticipantId, fault};
+use crate::sys;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+
+/// What a worker is told when it is forked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WorkerSpec {
+    pub(crate) area: AreaAddress,
+    pub(crate) participant: u64,
+    pub(crate) user: u64,
+    pub(crate) name: String,
+    pub(crate) stack_bytes: usize,
+    /// How long it may search before it sleeps; 0 if there are no cores to spare.
+    pub(crate) search_ns: u64,
+}
+
+/// The first function of a worker process; the guardian forks into it.
+pub(crate) fn main(argument: &[u8]) {
+    let Ok(spec) = postcard::from_bytes::<WorkerSpec>(argument) else {
+        sys::process::exit_now(1);
+    };
+    let name = spec.name.clone();
+    // Tasks run on a thread of the standard library's making: it has a name, a guard page and the
+    // stack that the builder asks for, none of which the main thread of a constructor has.
+    let thread = std::thread::Builder::new().name(name).stack_size(spec.stack_bytes);
+    match thread.spawn(move || attach_and_run(&spec)) {
+        Ok(thread) => {
+            let ended = thread.join();
+            sys::process::exit_now(if ended.is_ok() { 0 } else { 101 });
+        }
+        Err(error) => {
+            eprintln!("procpool: a worker cannot start its thread: {error}");
+            sys::process::exit_now(1);
+        }
+    }
+}
+
+fn attach_and_run(spec: &WorkerSpec) {
+    fault::point("worker.attach");
+    let Some(arena) = Arena::existing() else { return };
+    let me = ParticipantId::from_raw(spec.participant);
+    // An error here means that the pool has given this worker up meanwhile.
+    if arena.become_participant(me).is_err() {
+        return;
+    }
+    fault::point("worker.attached");
+    let Ok(area) = Area::open(arena, spec.area) else { return };
+    failure::note_panics();
+    let user = ParticipantId::from_raw(spec.user);
+    let mut worker =
+        Worker { area, me, user, search_ns: spec.search_ns, contexts: ContextCache::default() };
+    arena.participant(me).ledger.started.store(1, Relaxed);
+    worker.run();
+    // Leave as a program leaves: buffers flushed, exit handlers run.
+    std::process::exit(0);
+}
+
+struct Worker {
+    area: Area,
+    me: ParticipantId,
+    user: ParticipantId,
+    search_ns: u64,
+    contexts: ContextCache,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        loop {
+            if let Some(slot) = self.claim() {
+                self.execute(slot);
+            } else if self.area.is_stopping() {
+                return;
+            } else if let Some(slot) = self.search() {
+                self.execute(slot);
+            } else {
+                self.sleep();
+                if let Some(slot) = self.claim() {
+                    self.wake_another();
+                    self.execute(slot);
+                }
+            }
+        }
+    }
+
+    fn ledger(&self) -> &'static crate::shm::participants::Ledger {
+        &self.area.arena.participant(self.me).ledger
+    }
+
+    /// Steps 1 and 2 of the protocol.
+    fn claim(&self) -> Option<u32> {
+        let ledger = self.ledger();
+        let me = self.me.to_raw();
+        loop {
+            let claim = self.area.ring.claim(me, |position| {
+                ledger.cell.store(position + 1, Relaxed);
+                // Written down before the claim, as this process's death sees it.
+                compiler_fence(SeqCst);
+                fault::point("worker.cell-written-down");
+            })?;
+            fault::point("worker.cell-claimed");
+            ledger.slot.store(u64::from(claim.value) + 1, Relaxed);
+            compiler_fence(SeqCst);
+            fault::point("worker.slot-written-down");
+            let slot = self.area.slots.get(claim.value as usize);
+            let claimed = slot.is_some_and(|slot| slot.state.claim(me as u16));
+            fault::point("worker.slot-claimed");
+            self.area.ring.release(claim.position);
+            fault::point("worker.cell-released");
+            ledger.cell.store(0, Relaxed);
+            if claimed {
+                return Some(claim.value);
+            }
+            // A task that was cancelled while it was queued.
+            ledger.slot.store(0, Relaxed);
+        }
+    }
+
+    /// Steps 3 and 4 of the protocol.
+    fn execute(&mut self, index: u32) {
+        let slot = &self.area.slots[index as usize];
+        let timed = slot.is_timed();
+        let started_ns = if timed { sys::clock::monotonic_ns() } else { 0 };
+        let code = CodeOffset::from_raw(slot.code.load(Relaxed));
+        // An offset outside the program's code cannot come from a live `submit`.
+        let Some(address) = code.resolve() else { std::process::abort() };
+        // SAFETY: the offset was made from a `Trampoline` of this same program (the guardian
+        // compared identities), and it lies in its code.
+        let trampoline = unsafe { std::mem::transmute::<usize, Trampoline>(address) };
+        let (me, user) = (self.me, self.user);
+        trampoline(&mut Invocation {
+            area: &self.area,
+            slot,
+            me,
+            user,
+            contexts: &mut self.contexts,
+        });
+        if timed {
+            let busy_ns = sys::clock::monotonic_ns().saturating_sub(started_ns);
+            slot.busy_ns.store(busy_ns, Relaxed);
+        }
+        let finished = slot.state.finish();
+        fault::point("worker.done");
+        self.area.announce(slot, finished);
+        fault::point("worker.announced");
+        self.ledger().slot.store(0, Relaxed);
+        fault::point("worker.settled-own-ledger");
+    }
+
+    /// Looks for work for a bounded time, if nobody else does, and claims what it finds.
+    fn search(&self) -> Option<u32> {
+        let me = self.me.to_raw() as u32;
+        if self.search_ns == 0 || !self.area.searcher().try_sit(me) {
+            return None;
+        }
+        fault::point("worker.searching");
+        let until_ns = sys::clock::monotonic_ns() + self.search_ns;
+        let mut found = false;
+        while !found && sys::clock::monotonic_ns() < until_ns {
+            for _ in 0..64 {
+                found = self.area.ring.has_value();
+                if found {
+                    break;
+                }
+                spin_hint();
+            }
+        }
+        self.area.searcher().leave();
+        let slot = self.claim()?;
+        self.wake_another();
+        Some(slot)
+    }
+
+    /// Sees to it that what is still queued is not left lying while we run a task: producers wake
+    /// one worker per task at most, and none while somebody searches (R4 of `sleep.rs`).
+    fn wake_another(&self) {
+        if self.area.ring.has_value() {
+            self.area.idle().notify(1);
+        }
+    }
+
+    fn sleep(&self) {
+        // A task may have printed half a line: nobody flushes while we sleep.
+        let _ = std::io::stdout().flush();
+        let (idle, ledger) = (self.area.idle(), self.ledger());
+        let epoch = idle.prepare();
+        fault::point("worker.counted-asleep");
+        ledger.asleep.store(1, Relaxed);
+        compiler_fence(SeqCst);
+        if !self.area.ring.has_value() && !self.area.is_stopping() {
+            fault::point("worker.asleep");
+            idle.sleep(epoch, None);
+            fault::point("worker.awake");
+        }
+        ledger.asleep.store(0, Relaxed);
+        compiler_fence(SeqCst);
+        idle.uncount();
+    }
+}

@@ -1,0 +1,107 @@
+//! Control messages, and the channel that carries them both ways.
+//!
+//! The messages go over `ipc-channel`. Beside them runs a socket pair, the doorbell, rung once per
+//! message: it can be polled together with pidfds, which an `ipc-channel` receiver cannot.
+
+use crate::error::{Error, WorkerExit};
+use crate::sys;
+use ipc_channel::TryRecvError;
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::identity::{CodeOffset, Identity};
+
+/// What the supervisor asks of the guardian.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// Fork a process that runs `entry(argument)` and is called `name`.
+    Fork { entry: CodeOffset, argument: Vec<u8>, name: String },
+    /// Reap a dead child and say how it ended.
+    Reap { pid: u32 },
+}
+
+/// What the guardian answers, in the order of the commands.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Hello(Identity),
+    Forked(Forked),
+    Reaped(Option<WorkerExit>),
+}
+
+/// The outcome of a fork: the pid, or the system's error number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Forked {
+    Pid(u32),
+    Failed(i32),
+}
+
+/// The first message: the two channels, as seen by the guardian.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Bootstrap {
+    pub(crate) commands: IpcReceiver<Command>,
+    pub(crate) replies: IpcSender<Reply>,
+}
+
+/// One side's end: sends `S`, receives `R`.
+#[derive(Debug)]
+pub(crate) struct Control<S: Serialize, R> {
+    pub(crate) sender: IpcSender<S>,
+    pub(crate) receiver: IpcReceiver<R>,
+    pub(crate) doorbell: OwnedFd,
+}
+
+impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
+    /// Sends a message and rings.
+    pub(crate) fn send(&self, message: S) -> Result<(), Error> {
+        self.sender.send(message).map_err(|error| {
+            Error::os("send a control message", std::io::Error::other(error.to_string()))
+        })?;
+        // A full socket has rings enough; a closed one is noticed by the next poll.
+        let _ = sys::fd::send(&self.doorbell, b"!", None);
+        Ok(())
+    }
+
+    /// The next message, if one is there.
+    pub(crate) fn try_receive(&self) -> Result<Option<R>, Error> {
+        match self.receiver.try_recv() {
+            Ok(message) => Ok(Some(message)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(error) => Err(Error::os(
+                "receive a control message",
+                std::io::Error::other(error.to_string()),
+            )),
+        }
+    }
+
+    /// Waits for a message, at most until `timeout`, and no longer than `peer` lives.
+    pub(crate) fn receive(&self, peer: BorrowedFd<'_>, timeout: Duration) -> Result<R, Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(message) = self.try_receive()? {
+                return Ok(message);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ready = sys::fd::poll(&[self.doorbell.as_fd(), peer], Some(left))
+                .map_err(|error| Error::os("wait for a control message", error))?;
+            match ready[..] {
+                [_, true] => return Err(Error::broken("the guardian process died".into())),
+                [true, _] => {
+                    self.answer_doorbell();
+                }
+                _ => {
+                    return Err(Error::broken(format!(
+                        "the guardian process did not answer within {timeout:?}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Takes one ring; `false` if the other side has hung up.
+    pub(crate) fn answer_doorbell(&self) -> bool {
+        let mut ring = [0u8; 8];
+        !matches!(sys::fd::receive(&self.doorbell, &mut ring), Ok((0, _)))
+    }
+}

@@ -1,0 +1,287 @@
+//! The guardian's side: from the constructor before `main` to the loop that serves commands.
+//!
+//! # Protocol
+//! 1. The constructor finds `PROCPOOL_GUARDIAN`, removes it, takes standard input (the doorbell)
+//!    away, closes what else was inherited, and receives the arena's descriptor over the doorbell.
+//! 2. It makes the folder whose name it was given, a one-shot server inside, and sends the server's
+//!    path. A watcher thread removes the folder and exits if the user's process dies meanwhile,
+//!    because accepting has no time limit.
+//! 3. The user's process connects and sends the two channels; the folder goes; the guardian says
+//!    hello with its identity, and serves.
+//!
+//! If the program calls [`init`](crate::init), the constructor only does step 1 and `main` runs up
+//! to that call.
+//!
+//! # If a process dies
+//! This one before step 3: the user's process sees the pidfd, removes the folder, reports an error.
+//! The user's process at any time: the doorbell hangs up (and, if a copy of it went astray into
+//! another child, the pidfd tells): kill all, reap all, exit.
+
+use super::control::{Bootstrap, Command, Control, Forked, Reply};
+use super::identity::{Identity, resolve_entry};
+use crate::error::{Error, WorkerExit};
+use crate::shm::{Arena, fault};
+use crate::sys::{self, process::Ended, process::Fork};
+use ipc_channel::ipc::IpcOneShotServer;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// Says that this process is to become a guardian, where `main` may run, and the folder's name.
+pub(crate) const VARIABLE: &str = "PROCPOOL_GUARDIAN";
+/// The guardian takes over before `main`.
+pub(crate) const BEFORE_MAIN: &str = "before-main";
+/// The guardian takes over in [`init`](crate::init).
+pub(crate) const IN_MAIN: &str = "in-main";
+
+/// What the constructor leaves for `init`, in a guardian that starts in `main`.
+#[derive(Debug)]
+struct Role {
+    doorbell: OwnedFd,
+    arena: OwnedFd,
+    folder: String,
+}
+
+static WAITING_FOR_MAIN: Mutex<Option<Role>> = Mutex::new(None);
+
+/// Whether the running program calls [`init`](crate::init) in its `main`.
+static PROGRAM_CALLS_INIT: Mutex<bool> = Mutex::new(false);
+
+pub(crate) fn program_calls_init() -> bool {
+    *PROGRAM_CALLS_INIT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+mod constructor {
+    #![allow(unsafe_code)] // Runs before `main`, which the attribute calls unsafe.
+
+    /// Runs in every program that links this crate, before its `main`.
+    #[ctor::ctor(unsafe)]
+    fn before_main() {
+        super::before_main();
+    }
+}
+
+fn before_main() {
+    let Some(value) = std::env::var_os(VARIABLE) else { return };
+    remove_variable();
+    let Some((mode, folder)) = value.to_str().and_then(|value| value.split_once(' ')) else {
+        return;
+    };
+    if sys::process::is_privileged_exec() {
+        return;
+    }
+    let Ok(doorbell) = sys::fd::take_standard_input() else { return };
+    sys::fd::close_inherited();
+    // The descriptor was sent before we were started, so it is there unless nobody meant us.
+    let mut text = [0u8; 8];
+    let Ok((_, Some(arena))) = sys::fd::receive(&doorbell, &mut text) else {
+        sys::process::exit_now(1);
+    };
+    let role = Role { doorbell, arena, folder: folder.to_owned() };
+    if mode == IN_MAIN {
+        *WAITING_FOR_MAIN.lock().unwrap_or_else(PoisonError::into_inner) = Some(role);
+    } else {
+        become_guardian(role);
+    }
+}
+
+#[allow(unsafe_code)] // Changing the environment is unsafe once there are threads.
+fn remove_variable() {
+    // SAFETY: this runs before `main`, when the process has one thread.
+    unsafe { std::env::remove_var(VARIABLE) };
+}
+
+/// See [`crate::init`].
+pub(crate) fn init() {
+    *PROGRAM_CALLS_INIT.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    let role = WAITING_FOR_MAIN.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(role) = role {
+        become_guardian(role);
+    }
+}
+
+fn become_guardian(role: Role) -> ! {
+    sys::process::set_name("procpool-guard");
+    sys::process::ignore_interrupt();
+    sys::process::ignore_broken_pipe();
+    sys::process::prefer_as_oom_victim();
+    let code = match run(role) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("procpool: the guardian process cannot start: {error}");
+            1
+        }
+    };
+    sys::process::exit_now(code)
+}
+
+fn run(role: Role) -> Result<(), Error> {
+    let user = sys::process::parent_pid();
+    let os = |error| Error::os("watch the user's process", error);
+    let user_pidfd = sys::process::open_pidfd(user).map_err(os)?;
+    Arena::adopt(Arena::from_descriptor(role.arena)?)?;
+    let control = connect(&role.folder, role.doorbell)?;
+    control.send(Reply::Hello(Identity::own()?))?;
+    fault::point("guardian.ready");
+    serve(control, user_pidfd);
+    Ok(())
+}
+
+/// Step 2 and 3 of the protocol.
+fn connect(folder: &str, doorbell: OwnedFd) -> Result<Control<Reply, Command>, Error> {
+    let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
+    let base = std::env::temp_dir();
+    let place = base.join(folder);
+    std::fs::create_dir(&place).map_err(|error| os("make the rendezvous folder", error))?;
+    let cleanup = RemoveOnDrop(&place);
+    let accepted = accept_in(&place, &doorbell);
+    drop(cleanup);
+    let Bootstrap { commands, replies } = accepted?;
+    Ok(Control { sender: replies, receiver: commands, doorbell })
+}
+
+struct RemoveOnDrop<'a>(&'a Path);
+
+impl Drop for RemoveOnDrop<'_> {
+    fn drop(&mut self) {
+        // The user's process removes it too if this one fails.
+        let _ = std::fs::remove_dir_all(self.0);
+    }
+}
+
+fn accept_in(place: &Path, doorbell: &OwnedFd) -> Result<Bootstrap, Error> {
+    let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
+    // A socket's path holds 107 bytes and temporary directories can be deeper: go through /proc.
+    let handle = sys::fd::open_folder(place)
+        .map_err(|error| Error::os("open the rendezvous folder", error))?;
+    let short = sys::fd::proc_path(&handle);
+    let server = with_temporary_directory(&short, IpcOneShotServer::<Bootstrap>::new);
+    let (server, path) = server.map_err(|error| os("make the rendezvous socket", error))?;
+    let inside = path.strip_prefix(&short).unwrap_or(&path).trim_start_matches('/').to_owned();
+    let done = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
+    let accepted = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| exit_if_orphaned(doorbell, &done, place));
+        sys::fd::send(doorbell, inside.as_bytes(), None)
+            .map_err(|error| Error::os("send the rendezvous", error))?;
+        let accepted = server.accept().map_err(|error| {
+            Error::os("accept the user's process", std::io::Error::other(error.to_string()))
+        });
+        sys::fd::signal_event(&done);
+        // R1: one thread from here on.
+        let _ = watcher.join();
+        accepted
+    });
+    Ok(accepted?.1)
+}
+
+/// Runs `make` with the temporary directory elsewhere: in this process, for this moment.
+#[allow(unsafe_code)] // Changes the environment of a process with one thread.
+fn with_temporary_directory<T>(place: &str, make: impl FnOnce() -> T) -> T {
+    const NAME: &str = "TMPDIR";
+    let before = std::env::var_os(NAME);
+    // SAFETY: R1: the guardian has one thread here.
+    unsafe { std::env::set_var(NAME, place) };
+    let made = make();
+    match before {
+        // SAFETY: as above.
+        Some(value) => unsafe { std::env::set_var(NAME, value) },
+        // SAFETY: as above.
+        None => unsafe { std::env::remove_var(NAME) },
+    }
+    made
+}
+
+/// Ends the process if the doorbell hangs up before `done` is signalled.
+fn exit_if_orphaned(doorbell: &OwnedFd, done: &OwnedFd, place: &Path) {
+    let ready = sys::fd::poll(&[done.as_fd(), doorbell.as_fd()], None);
+    // Until it is connected, the user's process sends nothing: readable means hung up.
+    if matches!(ready.as_deref(), Ok([false, true])) {
+        let _ = std::fs::remove_dir_all(place);
+        sys::process::exit_now(0);
+    }
+}
+
+/// Serves until the user's process is gone.
+fn serve(control: Control<Reply, Command>, user: OwnedFd) {
+    let mut guardian = Serving { control: Some(control), user: Some(user), children: Vec::new() };
+    while guardian.serve_once().is_some() {}
+    for pid in &guardian.children {
+        sys::process::kill_child(*pid);
+    }
+    for pid in &guardian.children {
+        let _ = sys::process::reap(*pid);
+    }
+}
+
+struct Serving {
+    control: Option<Control<Reply, Command>>,
+    user: Option<OwnedFd>,
+    children: Vec<u32>,
+}
+
+impl Serving {
+    /// Waits for commands and answers them; `None` when the user's process is gone.
+    fn serve_once(&mut self) -> Option<()> {
+        let (control, user) = (self.control.as_ref()?, self.user.as_ref()?);
+        let ready = sys::fd::poll(&[control.doorbell.as_fd(), user.as_fd()], None).ok()?;
+        if ready.get(1) == Some(&true) || !control.answer_doorbell() {
+            return None;
+        }
+        while let Some(command) = self.control.as_ref()?.try_receive().ok()? {
+            let reply = match command {
+                Command::Fork { entry, argument, name } => {
+                    Reply::Forked(self.fork(entry, &argument, &name))
+                }
+                Command::Reap { pid } => Reply::Reaped(self.reap(pid)),
+            };
+            self.control.as_ref()?.send(reply).ok()?;
+        }
+        Some(())
+    }
+
+    #[allow(unsafe_code)] // Forks.
+    fn fork(&mut self, entry: super::identity::CodeOffset, argument: &[u8], name: &str) -> Forked {
+        let Some(entry) = resolve_entry(entry) else { return Forked::Failed(libc::ENOEXEC) };
+        fault::point("guardian.fork");
+        let guardian = sys::process::own_pid();
+        // SAFETY: R1: one thread.
+        match unsafe { sys::process::fork() } {
+            Ok(Fork::Child) => {
+                // The channels belong to the guardian: a copy here would hide its death.
+                self.control = None;
+                self.user = None;
+                let armed = sys::process::die_with_parent();
+                if armed.is_err() || sys::process::parent_pid() != guardian {
+                    sys::process::exit_now(1);
+                }
+                sys::process::set_name(name);
+                sys::process::unblock_signals();
+                entry(argument);
+                sys::process::exit_now(0)
+            }
+            Ok(Fork::Parent(pid)) => {
+                fault::point("guardian.forked");
+                self.children.push(pid);
+                Forked::Pid(pid)
+            }
+            Err(error) => Forked::Failed(error.raw_os_error()),
+        }
+    }
+
+    fn reap(&mut self, pid: u32) -> Option<WorkerExit> {
+        let place = self.children.iter().position(|child| *child == pid)?;
+        fault::point("guardian.reap");
+        let ended = sys::process::reap(pid).ok()?;
+        self.children.swap_remove(place);
+        fault::point("guardian.reaped");
+        Some(exit_of(ended))
+    }
+}
+
+/// The public form of a process's end.
+pub(crate) fn exit_of(ended: Ended) -> WorkerExit {
+    match ended {
+        Ended::Code(code) => WorkerExit::Code(code),
+        Ended::Signal(signal) => WorkerExit::Signal(signal),
+    }
+}

@@ -1,0 +1,204 @@
+//! The user's side of the guardian: starting it, asking it, ending it.
+//!
+//! Starting is a `posix_spawn` of `/proc/self/exe` (never the path: the file may have been
+//! replaced), so its cost does not depend on the size of this process. The arena's descriptor is
+//! passed over the doorbell, and not opened through `/proc/PID/fd`: that fails in a process that
+//! made itself undumpable.
+
+use super::control::{Bootstrap, Command, Control, Forked, Reply};
+use super::guardian::{BEFORE_MAIN, IN_MAIN, VARIABLE, exit_of, program_calls_init};
+use super::identity::{CodeOffset, Identity};
+use crate::error::{Error, WorkerExit};
+use crate::shm::Arena;
+use crate::sys;
+use ipc_channel::ipc::{self, IpcSender};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How long a guardian may take for one step. A dead one is noticed at once; this is for a stopped
+/// or starved one.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running guardian.
+#[derive(Debug)]
+pub(crate) struct Guardian {
+    control: Control<Command, Reply>,
+    pidfd: OwnedFd,
+}
+
+impl Guardian {
+    /// Starts the guardian of this process.
+    pub(crate) fn start(arena: &Arena) -> Result<Self, Error> {
+        if sys::process::is_privileged_exec() {
+            return Err(Error::invalid(
+                "this process runs with raised privileges (set-uid): it may not start workers".into(),
+            ));
+        }
+        let base = std::env::temp_dir();
+        let folder = format!("procpool-{}-{}", sys::process::own_pid(), sys::clock::monotonic_ns());
+        let started = Self::start_at(arena, &base, &folder);
+        if started.is_err() {
+            let _ = std::fs::remove_dir_all(base.join(folder));
+        }
+        started
+    }
+
+    fn start_at(arena: &Arena, base: &std::path::Path, folder: &str) -> Result<Self, Error> {
+        let (doorbell, theirs) =
+            sys::fd::socket_pair().map_err(|error| Error::os("make a socket pair", error))?;
+        sys::fd::send(&doorbell, b"arena", arena.descriptor())
+            .map_err(|error| Error::os("send the arena's descriptor", error))?;
+        let pid = spawn(folder, theirs)?;
+        let starting = Starting {
+            pidfd: Some(
+                sys::process::open_pidfd(pid)
+                    .map_err(|error| Error::os("watch the guardian process", error))?,
+            ),
+        };
+        let control = rendezvous(base, folder, doorbell, starting.pidfd()?)?;
+        match control.receive(starting.pidfd()?, PATIENCE)? {
+            Reply::Hello(identity) if identity == Identity::own()? => {}
+            other => {
+                return Err(Error::broken(format!(
+                    "the guardian process runs another program: {other:?}"
+                )));
+            }
+        }
+        let pidfd = starting.keep();
+        let pidfd = pidfd.ok_or_else(|| Error::broken("the guardian process was given up".into()))?;
+        Ok(Self { control, pidfd })
+    }
+
+    /// Becomes readable when the guardian is dead.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Sends the request for a new process; [`Guardian::forked`] collects the answer.
+    pub(crate) fn ask_fork(
+        &self,
+        entry: CodeOffset,
+        argument: Vec<u8>,
+        name: String,
+    ) -> Result<(), Error> {
+        self.control.send(Command::Fork { entry, argument, name })
+    }
+
+    /// The answer to [`Guardian::ask_fork`].
+    pub(crate) fn forked(&self) -> Result<Forked, Error> {
+        match self.control.receive(self.pidfd(), PATIENCE)? {
+            Reply::Forked(forked) => Ok(forked),
+            other => Err(Error::broken(format!("the guardian answered {other:?} to a fork"))),
+        }
+    }
+
+    /// Sends the request to reap a dead child; [`Guardian::reaped`] collects the answer.
+    pub(crate) fn ask_reap(&self, pid: u32) -> Result<(), Error> {
+        self.control.send(Command::Reap { pid })
+    }
+
+    /// The answer to [`Guardian::ask_reap`].
+    pub(crate) fn reaped(&self) -> Result<Option<WorkerExit>, Error> {
+        match self.control.receive(self.pidfd(), PATIENCE)? {
+            Reply::Reaped(exit) => Ok(exit),
+            other => Err(Error::broken(format!("the guardian answered {other:?} to a reap"))),
+        }
+    }
+
+    /// Ends the guardian (and with it every worker that is left) and frees its process entry.
+    pub(crate) fn end(self) {
+        let Self { control, pidfd } = self;
+        // Hanging up lets it end its workers in order; being killed would do the same.
+        drop(control);
+        if !sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(1))).unwrap_or(false) {
+            let _ = sys::process::kill_pidfd(&pidfd);
+        }
+        reap_own(pidfd.as_fd());
+    }
+
+    /// Frees the process entry of a guardian that is dead.
+    pub(crate) fn bury(self) -> Option<WorkerExit> {
+        reap_own(self.pidfd())
+    }
+}
+
+/// Reaps the guardian; `None` if the program has reaped it (it may wait for any child).
+fn reap_own(pidfd: BorrowedFd<'_>) -> Option<WorkerExit> {
+    sys::process::reap_pidfd(pidfd).ok().map(exit_of)
+}
+
+/// A guardian that is killed and reaped unless it is kept.
+struct Starting {
+    pidfd: Option<OwnedFd>,
+}
+
+impl Starting {
+    fn keep(mut self) -> Option<OwnedFd> {
+        self.pidfd.take()
+    }
+
+    fn pidfd(&self) -> Result<BorrowedFd<'_>, Error> {
+        let pidfd = self.pidfd.as_ref();
+        pidfd.map(AsFd::as_fd).ok_or_else(|| Error::broken("the guardian process was given up".into()))
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = sys::process::kill_pidfd(pidfd);
+            reap_own(pidfd.as_fd());
+        }
+    }
+}
+
+fn spawn(folder: &str, doorbell: OwnedFd) -> Result<u32, Error> {
+    let mode = if program_calls_init() { IN_MAIN } else { BEFORE_MAIN };
+    let mut arguments = std::env::args_os();
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg0(arguments.next().unwrap_or_default()).args(arguments);
+    command.env(VARIABLE, format!("{mode} {folder}")).stdin(Stdio::from(doorbell));
+    let child = command.spawn().map_err(|error| Error::os("start the guardian process", error))?;
+    Ok(child.id())
+}
+
+/// Connects to the guardian's one-shot server and exchanges the channels.
+fn rendezvous(
+    base: &std::path::Path,
+    folder: &str,
+    doorbell: OwnedFd,
+    guardian: BorrowedFd<'_>,
+) -> Result<Control<Command, Reply>, Error> {
+    let other = |doing: &'static str| {
+        move |error: ipc_channel::IpcError| {
+            Error::os(doing, std::io::Error::other(error.to_string()))
+        }
+    };
+    let ready = sys::fd::poll(&[doorbell.as_fd(), guardian], Some(PATIENCE))
+        .map_err(|error| Error::os("wait for the guardian process", error))?;
+    let mut path = [0u8; 256];
+    let (length, _) = match ready[..] {
+        [true, _] => sys::fd::receive(&doorbell, &mut path)
+            .map_err(|error| Error::os("hear from the guardian process", error))?,
+        [_, true] => (0, None),
+        _ => return Err(Error::broken(format!("no guardian process within {PATIENCE:?}"))),
+    };
+    if length == 0 {
+        return Err(Error::broken(
+            "the guardian process ended before it was ready (its standard error may say why)".into(),
+        ));
+    }
+    let place = base.join(folder);
+    let handle = sys::fd::open_folder(&place)
+        .map_err(|error| Error::os("open the rendezvous folder", error))?;
+    let inside = String::from_utf8_lossy(&path[..length]).into_owned();
+    let bootstrap = IpcSender::<Bootstrap>::connect(format!("{}/{inside}", sys::fd::proc_path(&handle)))
+        .map_err(|error| Error::os("connect to the guardian process", error))?;
+    let io = |error| Error::os("make a control channel", error);
+    let (sender, commands) = ipc::channel::<Command>().map_err(io)?;
+    let (replies, receiver) = ipc::channel::<Reply>().map_err(io)?;
+    bootstrap.send(Bootstrap { commands, replies }).map_err(other("send the control channels"))?;
+    Ok(Control { sender, receiver, doorbell })
+}

@@ -1,0 +1,298 @@
+//! A bounded multi-producer multi-consumer ring of small numbers whose cells are claimed by one
+//! compare-and-swap *on the cell*.
+//!
+//! # Shared state
+//! `cells.len()` (a power of two) words, and two positions that only ever grow:
+//!
+//! ```text
+//! cell   | lap 26 | claimer 12 | state 2 | value 24 |      EMPTY 0, READY 1, CLAIMED 2
+//! ```
+//!
+//! The lap is `position / cells.len()`. First value: all zero, which is EMPTY in lap 0.
+//!
+//! # States
+//! EMPTY(lap) -> READY(lap, value) -> CLAIMED(lap, value, claimer) -> EMPTY(lap + 1).
+//!
+//! # Rules
+//! R1. A transition is one compare-and-swap on the cell. The value and the claimer are in the word,
+//!     so there is no moment at which a cell is taken but does not say by whom.
+//! R2. `head` and `tail` are hints. A process may be killed after changing a cell and before moving
+//!     the hint, so everybody who finds a hint behind the cells moves it on.
+//! R3. Cells are filled in order of position: a producer fills position `t` only when it found
+//!     `tail == t`, and `tail` passes `t` only after `t` was filled. So an EMPTY cell at `head`
+//!     means that the ring is empty.
+//! R4. The claimer hands the value to its own structure while the cell is CLAIMED, then releases.
+//!
+//! # Protocol
+//! Producer: read `tail`; if its cell is EMPTY in that lap, swap in READY, move `tail` on. If the
+//! cell is of an earlier lap, the ring is full, or its consumer has claimed and not yet released.
+//! Consumer: read `head`; write the position down in the ledger; swap READY for CLAIMED; move `head`
+//! on; after the hand-over, store EMPTY of the next lap.
+//!
+//! # Orderings
+//! SYNC(cell-ready): Release swap in `push`, Acquire load in `claim`; carries what the value names.
+//! SYNC(cell-empty): Release store in `release`, Acquire load in `push`; the cell may be reused.
+//!
+//! # If a process dies
+//! A producer before its swap: nothing happened. After it: `tail` is behind; R2. A consumer before
+//! its swap: nothing happened. CLAIMED: settlement finds the position in the dead process's ledger,
+//! checks that the cell names it (`claimed_at`), looks whether the value was handed over, pushes it
+//! again if not, and releases the cell. Until then producers that come round to that cell see the
+//! ring full.
+//!
+//! # Tests
+//! `ring_models.rs` (loom) for the races; `worker.cell-*` fault points; the tests below.
+
+use crate::prim::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+
+const EMPTY: u64 = 0;
+const READY: u64 = 1;
+const CLAIMED: u64 = 2;
+const LAPS: u64 = 1 << 26;
+const VALUES: u64 = 1 << 24;
+
+/// The words of a ring, wherever they lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ring<'a> {
+    pub(crate) head: &'a AtomicU64,
+    pub(crate) tail: &'a AtomicU64,
+    pub(crate) cells: &'a [AtomicU64],
+}
+
+/// A claimed cell: hand the value over, then release the position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Claim {
+    pub(crate) position: u64,
+    pub(crate) value: u32,
+}
+
+/// The cell after the one that was wanted is not free yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    lap: u64,
+    claimer: u64,
+    state: u64,
+    value: u64,
+}
+
+impl Cell {
+    #[inline]
+    fn from_raw(raw: u64) -> Self {
+        Self {
+            lap: raw >> 38,
+            claimer: raw >> 26 & 0xfff,
+            state: raw >> 24 & 3,
+            value: raw & (VALUES - 1),
+        }
+    }
+
+    #[inline]
+    fn to_raw(self) -> u64 {
+        self.lap << 38 | self.claimer << 26 | self.state << 24 | self.value
+    }
+}
+
+impl Ring<'_> {
+    #[inline]
+    fn lap(&self, position: u64) -> u64 {
+        (position / self.cells.len() as u64) % LAPS
+    }
+
+    #[inline]
+    fn cell(&self, position: u64) -> &AtomicU64 {
+        &self.cells[position as usize & (self.cells.len() - 1)]
+    }
+
+    /// Moves a hint past `position` (R2).
+    #[inline]
+    fn pass(hint: &AtomicU64, position: u64) {
+        // Whoever fails found that somebody else has moved it.
+        let _ = hint.compare_exchange(position, position + 1, Relaxed, Relaxed);
+    }
+
+    /// Appends `value`.
+    pub(crate) fn push(&self, value: u32) -> Result<(), Full> {
+        loop {
+            let position = self.tail.load(Relaxed);
+            let lap = self.lap(position);
+            let word = self.cell(position);
+            // SYNC(cell-empty): pairs with the Release in `release`.
+            let raw = word.load(Acquire);
+            let cell = Cell::from_raw(raw);
+            if cell.lap == lap && cell.state == EMPTY {
+                let ready = Cell { lap, claimer: 0, state: READY, value: u64::from(value) };
+                // SYNC(cell-ready): pairs with the Acquire in `claim`.
+                if word.compare_exchange(raw, ready.to_raw(), Release, Relaxed).is_ok() {
+                    Self::pass(self.tail, position);
+                    return Ok(());
+                }
+            } else if cell.lap == lap || cell.lap == (lap + 1) % LAPS {
+                Self::pass(self.tail, position);
+            } else if self.tail.load(Relaxed) == position {
+                return Err(Full);
+            }
+        }
+    }
+
+    /// Claims the oldest value for participant `me`, after telling `write_down` which position.
+    #[inline]
+    pub(crate) fn claim(&self, me: u64, write_down: impl Fn(u64)) -> Option<Claim> {
+        loop {
+            let position = self.head.load(Relaxed);
+            let lap = self.lap(position);
+            let word = self.cell(position);
+            // SYNC(cell-ready): pairs with the Release in `push`.
+            let raw = word.load(Acquire);
+            let cell = Cell::from_raw(raw);
+            if cell.lap == lap && cell.state == READY {
+                write_down(position);
+                let claimed = Cell { claimer: me, state: CLAIMED, ..cell };
+                if word.compare_exchange(raw, claimed.to_raw(), AcqRel, Relaxed).is_ok() {
+                    Self::pass(self.head, position);
+                    return Some(Claim { position, value: cell.value as u32 });
+                }
+            } else if cell.lap == lap && cell.state == EMPTY {
+                if self.head.load(Relaxed) == position {
+                    return None;
+                }
+            } else {
+                Self::pass(self.head, position);
+            }
+        }
+    }
+
+    /// Whether a value waits at the head.
+    #[inline]
+    pub(crate) fn has_value(&self) -> bool {
+        let mut position = self.head.load(Relaxed);
+        loop {
+            let cell = Cell::from_raw(self.cell(position).load(Acquire));
+            if cell.lap == self.lap(position) && cell.state != CLAIMED {
+                return cell.state == READY;
+            }
+            // The hint is behind (R2).
+            Self::pass(self.head, position);
+            let next = self.head.load(Relaxed);
+            position = next.max(position + 1);
+        }
+    }
+
+    /// Frees the cell of a claim whose value has been handed over (R4).
+    #[inline]
+    pub(crate) fn release(&self, position: u64) {
+        let empty = Cell { lap: (self.lap(position) + 1) % LAPS, claimer: 0, state: EMPTY, value: 0 };
+        // SYNC(cell-empty): pairs with the Acquire in `push`.
+        self.cell(position).store(empty.to_raw(), Release);
+    }
+
+    /// The claim that participant `who` holds at `position`, if it does: for settlement.
+    pub(crate) fn claimed_at(&self, position: u64, who: u64) -> Option<Claim> {
+        let cell = Cell::from_raw(self.cell(position).load(Acquire));
+        let held = cell.state == CLAIMED && cell.claimer == who && cell.lap == self.lap(position);
+        held.then_some(Claim { position, value: cell.value as u32 })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    struct Memory {
+        head: AtomicU64,
+        tail: AtomicU64,
+        cells: Vec<AtomicU64>,
+    }
+
+    impl Memory {
+        fn new(capacity: usize) -> Self {
+            Self {
+                head: AtomicU64::new(0),
+                tail: AtomicU64::new(0),
+                cells: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
+            }
+        }
+
+        fn ring(&self) -> Ring<'_> {
+            Ring { head: &self.head, tail: &self.tail, cells: &self.cells }
+        }
+    }
+
+    #[test]
+    fn cell_words_survive_a_round_trip() {
+        for cell in [
+            Cell { lap: LAPS - 1, claimer: 4095, state: CLAIMED, value: VALUES - 1 },
+            Cell { lap: 1, claimer: 2, state: READY, value: 3 },
+        ] {
+            assert_eq!(Cell::from_raw(cell.to_raw()), cell);
+        }
+    }
+
+    #[test]
+    fn values_come_out_in_order_over_many_laps() {
+        let memory = Memory::new(4);
+        let ring = memory.ring();
+        let mut expected = 0;
+        for value in 0..1000 {
+            ring.push(value).unwrap();
+            if value % 3 == 2 {
+                for _ in 0..3 {
+                    let claim = ring.claim(1, |_| ()).unwrap();
+                    assert_eq!(claim.value, expected);
+                    ring.release(claim.position);
+                    expected += 1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_ring_refuses_until_a_claim_is_released() {
+        let memory = Memory::new(2);
+        let ring = memory.ring();
+        ring.push(1).unwrap();
+        ring.push(2).unwrap();
+        assert_eq!(ring.push(3), Err(Full));
+        let claim = ring.claim(1, |_| ()).unwrap();
+        assert_eq!(ring.push(3), Err(Full), "claimed, not yet released");
+        ring.release(claim.position);
+        ring.push(3).unwrap();
+    }
+
+    #[test]
+    fn hints_left_behind_by_the_dead_are_moved_on() {
+        let memory = Memory::new(4);
+        let ring = memory.ring();
+        for value in 0..3 {
+            ring.push(value).unwrap();
+        }
+        memory.tail.store(0, Relaxed);
+        let claim = ring.claim(1, |_| ()).unwrap();
+        ring.release(claim.position);
+        memory.head.store(0, Relaxed);
+        assert!(ring.has_value());
+        assert_eq!(ring.claim(1, |_| ()).unwrap().value, 1);
+        ring.push(3).unwrap();
+        assert_eq!(ring.claim(1, |_| ()).unwrap().value, 2);
+        assert_eq!(ring.claim(1, |_| ()).unwrap().value, 3);
+        assert_eq!(ring.claim(1, |_| ()), None);
+        assert!(!ring.has_value());
+    }
+
+    #[test]
+    fn a_claim_names_its_claimer_until_it_is_released() {
+        let memory = Memory::new(2);
+        let ring = memory.ring();
+        ring.push(9).unwrap();
+        let written = std::cell::Cell::new(None);
+        let claim = ring.claim(77, |position| written.set(Some(position))).unwrap();
+        assert_eq!(written.get(), Some(claim.position), "written down before the claim");
+        assert_eq!(ring.claimed_at(claim.position, 77), Some(claim));
+        assert_eq!(ring.claimed_at(claim.position, 78), None);
+        ring.release(claim.position);
+        assert_eq!(ring.claimed_at(claim.position, 77), None);
+    }
+}

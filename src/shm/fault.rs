@@ -1,0 +1,118 @@
+//! Fault points: named places where a test can have exactly one process killed, exactly once.
+//!
+//! The armed point lives in the arena, so that it works whichever process of the tree passes there
+//! first. In release builds without the feature `fault` a point is nothing at all.
+
+#[cfg(any(debug_assertions, feature = "fault"))]
+use super::arena::Arena;
+#[cfg(any(debug_assertions, feature = "fault"))]
+use crate::error::Error;
+#[cfg(any(debug_assertions, feature = "fault"))]
+use crate::prim::{AcqRel, Acquire, Relaxed, Release};
+
+/// Every fault point of the crate: `main.` in the user's process, `worker.` in a worker,
+/// `guardian.` in the guardian. A point under `alloc.` may fire in the user's process or a worker.
+#[cfg_attr(not(any(debug_assertions, feature = "fault")), expect(dead_code))]
+pub const POINTS: &[&str] = &[
+    "main.argument-encoded",
+    "main.slot-filled",
+    "main.cell-published",
+    "main.result-taken",
+    "main.slot-freed",
+    "guardian.ready",
+    "guardian.fork",
+    "guardian.forked",
+    "guardian.reap",
+    "guardian.reaped",
+    "worker.attach",
+    "worker.attached",
+    "worker.searching",
+    "worker.counted-asleep",
+    "worker.asleep",
+    "worker.awake",
+    "worker.cell-written-down",
+    "worker.cell-claimed",
+    "worker.slot-written-down",
+    "worker.slot-claimed",
+    "worker.cell-released",
+    "worker.call-started",
+    "worker.argument-decoded",
+    "worker.call-returned",
+    "worker.result-encoded",
+    "worker.call-done",
+    "worker.failure-recorded",
+    "worker.output-grown",
+    "worker.output-published",
+    "worker.blocks-handed-over",
+    "worker.done",
+    "worker.announced",
+    "worker.settled-own-ledger",
+    "alloc.locked",
+    "alloc.unlinked",
+    "alloc.taken",
+    "alloc.freed",
+    "alloc.linked",
+];
+
+/// Passes a fault point; does not return if it is armed and its turn has come.
+#[inline]
+pub(crate) fn point(name: &'static str) {
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    if let Some(arena) = Arena::existing()
+        && arena.header().fault_armed.load(Relaxed) != 0
+    {
+        point_slow(arena, name);
+    }
+    #[cfg(not(any(debug_assertions, feature = "fault")))]
+    let _ = name;
+}
+
+#[cold]
+#[cfg(any(debug_assertions, feature = "fault"))]
+fn point_slow(arena: &Arena, name: &str) {
+    let header = arena.header();
+    let Some(index) = POINTS.iter().position(|point| *point == name) else {
+        panic!("fault point {name:?} is not in the list");
+    };
+    let number = index as u32 + 1;
+    if header.fault_armed.load(Acquire) != number {
+        return;
+    }
+    let skipped = header.fault_skip.fetch_update(AcqRel, Relaxed, |left| left.checked_sub(1));
+    if skipped.is_err() && header.fault_armed.compare_exchange(number, 0, AcqRel, Relaxed).is_ok() {
+        header.fault_fired.store(number, Release);
+        crate::sys::process::kill_self();
+    }
+}
+
+/// Arms `name`: the process that passes there after `skip` other passes is killed.
+///
+/// # Errors
+/// If there is no such point, or no arena and none can be made.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn arm(name: &str, skip: u32) -> Result<(), Error> {
+    let Some(index) = POINTS.iter().position(|point| *point == name) else {
+        return Err(Error::invalid(format!("there is no fault point {name:?}")));
+    };
+    let header = Arena::tree(None)?.header();
+    header.fault_fired.store(0, Relaxed);
+    header.fault_skip.store(skip, Relaxed);
+    header.fault_armed.store(index as u32 + 1, Release);
+    Ok(())
+}
+
+/// Takes the armed point back, whether or not it has fired.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn disarm() {
+    if let Some(arena) = Arena::existing() {
+        arena.header().fault_armed.store(0, Release);
+    }
+}
+
+/// The point that fired since the last [`arm`].
+#[cfg(any(debug_assertions, feature = "fault"))]
+#[must_use]
+pub fn fired() -> Option<&'static str> {
+    let number = Arena::existing()?.header().fault_fired.load(Acquire);
+    POINTS.get((number as usize).checked_sub(1)?).copied()
+}

@@ -1,0 +1,197 @@
+//! The table of processes attached to the arena, and each one's ledger.
+//!
+//! # Shared state
+//! One entry per process, 256 bytes, zero at first. Its word:
+//!
+//! ```text
+//! | pid 32 | parent participant 16 | unused 8 | state 8 |     FREE 0, RESERVED 1, ALIVE 2
+//! ```
+//!
+//! # States
+//! FREE -> RESERVED (the parent, before it has the worker forked) -> ALIVE (the worker itself, with
+//! its pid) -> FREE (settlement, last of all).
+//!
+//! # Rules
+//! R1. Only the process itself writes its ledger while it lives; only its settler afterwards.
+//! R2. A ledger entry is written *before* the act that it describes, and cleared after the act has
+//!     been undone or handed on: *write down, act, confirm*. It may therefore name something that
+//!     was never taken; settlement checks the thing itself, whose word names its owner.
+//! R3. An entry becomes FREE only when nothing in the arena names it any more.
+//!
+//! # If a process dies
+//! In RESERVED: it never touched the arena. A worker that starts late finds its entry no longer
+//! RESERVED and exits. In ALIVE: `pool::settle` reads the ledger and gives everything back. A dead
+//! process may itself have been the parent of others (a worker with a pool of its own): those are
+//! ended first, then their blocks and entries are freed.
+
+use super::arena::Arena;
+use super::offset::{Offset, Shared};
+use crate::error::Error;
+use crate::limits::PARTICIPANTS_MAX;
+use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::sys;
+
+/// An index into the table; 0 is nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ParticipantId(u16);
+
+impl ParticipantId {
+    /// No process: the owner of what belongs to a structure.
+    pub(crate) const NOBODY: Self = Self(0);
+
+    /// The id in the low bits of a shared word; whatever is out of range is nobody.
+    pub(crate) fn from_raw(raw: u64) -> Self {
+        Self(u16::try_from(raw).ok().filter(|id| usize::from(*id) < PARTICIPANTS_MAX).unwrap_or(0))
+    }
+
+    pub(crate) fn to_raw(self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+/// What a process holds at this moment (R1, R2).
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Ledger {
+    /// Ring position, plus one, of the cell that it is about to claim or has claimed.
+    pub(crate) cell: AtomicU64,
+    /// Slot index, plus one, that it is about to claim or has claimed.
+    pub(crate) slot: AtomicU64,
+    /// 1 while it is counted among the sleepers of its pool's event count.
+    pub(crate) asleep: AtomicU32,
+    /// 1 once it has reached its loop: it can start.
+    pub(crate) started: AtomicU32,
+}
+
+/// One attached process.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Participant {
+    word: AtomicU64,
+    /// Start time in clock ticks: with the pid, an identity that is never reused.
+    start_time_ticks: AtomicU64,
+    pub(crate) ledger: Ledger,
+}
+
+// SAFETY: atomics only, padding is never read.
+#[allow(unsafe_code)] // The marker asserts what the line above says.
+unsafe impl Shared for Participant {}
+
+pub(super) const TABLE_BYTES: u64 = (PARTICIPANTS_MAX * size_of::<Participant>()) as u64;
+
+const FREE: u64 = 0;
+const RESERVED: u64 = 1;
+const ALIVE: u64 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Word {
+    pid: u32,
+    parent: ParticipantId,
+    state: u64,
+}
+
+impl Word {
+    fn from_raw(raw: u64) -> Self {
+        Self {
+            pid: (raw >> 32) as u32,
+            parent: ParticipantId::from_raw(raw >> 16 & 0xffff),
+            state: raw & 0xff,
+        }
+    }
+
+    fn to_raw(self) -> u64 {
+        u64::from(self.pid) << 32 | self.parent.to_raw() << 16 | self.state
+    }
+}
+
+impl Arena {
+    fn participants(&self) -> &[Participant] {
+        let table = Offset::new(super::arena::HEADER_BYTES);
+        self.slice_at(table, PARTICIPANTS_MAX).unwrap_or(&[])
+    }
+
+    /// The entry of a process.
+    pub(crate) fn participant(&self, id: ParticipantId) -> &Participant {
+        &self.participants()[usize::from(id.0)]
+    }
+
+    /// Reserves an entry for a process that `parent` is about to have started.
+    pub(crate) fn reserve_participant(&self, parent: ParticipantId) -> Result<ParticipantId, Error> {
+        let reserved = Word { pid: 0, parent, state: RESERVED }.to_raw();
+        for (index, entry) in self.participants().iter().enumerate().skip(1) {
+            if entry.word.load(Relaxed) == FREE
+                && entry.word.compare_exchange(FREE, reserved, AcqRel, Relaxed).is_ok()
+            {
+                return Ok(ParticipantId::from_raw(index as u64));
+            }
+        }
+        Err(Error::limit(format!(
+            "all {} places for processes attached to the arena are taken",
+            PARTICIPANTS_MAX - 1
+        )))
+    }
+
+    /// Attaches the calling process to its reserved entry; `false` if the parent gave it up.
+    #[must_use]
+    pub(crate) fn attach(&self, id: ParticipantId) -> bool {
+        let entry = self.participant(id);
+        let word = Word::from_raw(entry.word.load(Acquire));
+        let pid = sys::process::own_pid();
+        entry.start_time_ticks.store(sys::process::start_time_ticks(pid).unwrap_or(0), Relaxed);
+        let alive = Word { pid, state: ALIVE, ..word }.to_raw();
+        // SYNC(participant-alive): pairs with the Acquire in `children_of`; carries the start time.
+        word.state == RESERVED
+            && entry.word.compare_exchange(word.to_raw(), alive, Release, Relaxed).is_ok()
+    }
+
+    /// The processes that `parent` had started and that are still entered: id, pid, start time.
+    /// A pid of 0 means that it has not attached.
+    pub(crate) fn children_of(&self, parent: ParticipantId) -> Vec<(ParticipantId, u32, u64)> {
+        let entries = self.participants().iter().enumerate().skip(1);
+        entries
+            .filter_map(|(index, entry)| {
+                // SYNC(participant-alive): see `attach`.
+                let word = Word::from_raw(entry.word.load(Acquire));
+                let id = ParticipantId::from_raw(index as u64);
+                (word.state != FREE && word.parent == parent && id != parent)
+                    .then(|| (id, word.pid, entry.start_time_ticks.load(Relaxed)))
+            })
+            .collect()
+    }
+
+    /// Frees an entry that nothing names any more (R3).
+    pub(crate) fn release_participant(&self, id: ParticipantId) {
+        let entry = self.participant(id);
+        entry.ledger.cell.store(0, Relaxed);
+        entry.ledger.slot.store(0, Relaxed);
+        entry.ledger.asleep.store(0, Relaxed);
+        entry.ledger.started.store(0, Relaxed);
+        entry.word.store(FREE, Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_goes_from_reserved_to_alive_to_free_and_a_late_start_is_refused() {
+        let arena = Arena::create(crate::limits::ARENA_BYTES_MIN).unwrap();
+        let parent = arena.reserve_participant(ParticipantId::NOBODY).unwrap();
+        let child = arena.reserve_participant(parent).unwrap();
+        assert_eq!(arena.children_of(parent), [(child, 0, 0)]);
+        assert!(arena.attach(child));
+        assert_eq!(arena.children_of(parent)[0].1, sys::process::own_pid());
+        arena.release_participant(child);
+        assert!(!arena.attach(child), "its parent gave it up");
+        assert_eq!(arena.reserve_participant(parent).unwrap(), child, "the entry is reused");
+    }
+
+    #[test]
+    fn the_table_ends_with_an_error_that_says_its_size() {
+        let arena = Arena::create(crate::limits::ARENA_BYTES_MIN).unwrap();
+        while arena.reserve_participant(ParticipantId::NOBODY).is_ok() {}
+        let error = arena.reserve_participant(ParticipantId::NOBODY).unwrap_err();
+        assert!(error.to_string().contains("2047"), "{error}");
+    }
+}

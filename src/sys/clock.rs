@@ -1,0 +1,8 @@
+//! The monotonic clock.
+
+/// Nanoseconds of the monotonic clock; the same clock in every process of the machine.
+#[inline]
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

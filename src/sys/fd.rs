@@ -1,0 +1,133 @@
+//! Descriptors: socket pairs, passing one along, polling, the event counter.
+#![allow(unsafe_code)] // Adopts a descriptor number that the standard library does not own.
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::io::{self, Errno};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Two connected sockets that keep message boundaries; neither survives `exec`.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Sends `bytes` and, with them, an optional descriptor. Never raises SIGPIPE, never blocks.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let passed = passed.map(|fd| [fd]);
+    if let Some(passed) = &passed {
+        control.push(SendAncillaryMessage::ScmRights(passed));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
+}
+
+/// Receives one message: its length (0: the peer is gone) and the descriptor that came with it.
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let passed = control.drain().find_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((message.bytes, passed))
+}
+
+/// An event counter for waking a thread that polls.
+pub(crate) fn event_counter() -> io::Result<OwnedFd> {
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+}
+
+/// Adds one to an event counter.
+pub(crate) fn signal_event(counter: impl AsFd) {
+    // It can only fail when the counter is at its maximum, and then the poller is awake anyway.
+    let _ = rustix::io::write(counter, &1u64.to_ne_bytes());
+}
+
+/// Sets an event counter back to zero.
+pub(crate) fn clear_event(counter: impl AsFd) {
+    let mut value = [0u8; 8];
+    // Fails with EAGAIN when it already is zero.
+    let _ = rustix::io::read(counter, &mut value);
+}
+
+/// Waits until one of `fds` is readable or hung up; `true` for each that is.
+///
+/// An empty time limit means no limit; interruptions do not shorten or lengthen the wait.
+pub(crate) fn poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut entries: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| rustix::time::Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        });
+        match rustix::event::poll(&mut entries, left.as_ref()) {
+            Ok(_) => return Ok(entries.iter().map(|entry| !entry.revents().is_empty()).collect()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Waits for a single descriptor; `false` when the time was up.
+pub(crate) fn poll_one(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    Ok(poll(&[fd], timeout)?.first().copied().unwrap_or(false))
+}
+
+/// Moves standard input to a descriptor of our own and puts `/dev/null` in its place.
+pub(crate) fn take_standard_input() -> io::Result<OwnedFd> {
+    // SAFETY: descriptor 0 is open for the length of this call: our parent set it up.
+    let input = unsafe { BorrowedFd::borrow_raw(0) };
+    let taken = rustix::io::fcntl_dupfd_cloexec(input, 3)?;
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())?;
+    // SAFETY: we replace descriptor 0 and forget the handle, so nobody closes it twice.
+    let mut zero = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(0) });
+    rustix::io::dup2(&null, &mut zero)?;
+    Ok(taken)
+}
+
+/// Closes every descriptor above 2 that was inherited through `exec`.
+///
+/// What this process opened itself carries the close-on-exec flag and stays.
+pub(crate) fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in open {
+        // SAFETY: the number was in our table a moment ago, and no other thread runs yet.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let inherited = rustix::io::fcntl_getfd(fd)
+            .is_ok_and(|flags| !flags.contains(rustix::io::FdFlags::CLOEXEC));
+        if inherited {
+            // SAFETY: nothing in this process has taken ownership of an inherited descriptor.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+    }
+}
+
+/// Opens a folder as a place to reach files through, whatever the length of its path.
+pub(crate) fn open_folder(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The short path of an open file in this process.
+pub(crate) fn proc_path(fd: impl AsFd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}

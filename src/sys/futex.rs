@@ -1,0 +1,64 @@
+//! Futex wait and wake on a word of shared memory.
+//!
+//! Never private (the waiters are other processes) and always against the monotonic clock.
+//! Under loom the kernel is modelled by one lock and one condition variable, so that a lost
+//! wake-up is a deadlock that loom reports.
+
+use crate::prim::AtomicU32;
+use std::time::Duration;
+
+/// Why a wait returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// Woken, interrupted, or the word had already changed: look again.
+    LookAgain,
+    /// The time was up.
+    TimedOut,
+}
+
+/// Sleeps while `*word == expected`, for at most `timeout` (`None`: until woken).
+#[cfg(not(loom))]
+pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken {
+    use rustix::thread::futex::{self, Flags, Timespec};
+    let timespec = timeout.map(|timeout| Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    });
+    match futex::wait(word, Flags::empty(), expected, timespec.as_ref()) {
+        Err(rustix::io::Errno::TIMEDOUT) => Woken::TimedOut,
+        _ => Woken::LookAgain,
+    }
+}
+
+/// Wakes up to `count` sleepers of `word`.
+#[cfg(not(loom))]
+pub(crate) fn wake(word: &AtomicU32, count: u32) {
+    // A wake-up can only fail for a bad address, and `word` is a live reference.
+    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), count);
+}
+
+/// Wakes every sleeper of `word`.
+pub(crate) fn wake_all(word: &AtomicU32) {
+    wake(word, i32::MAX as u32);
+}
+
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref KERNEL: (loom::sync::Mutex<()>, loom::sync::Condvar) =
+        (loom::sync::Mutex::new(()), loom::sync::Condvar::new());
+}
+
+#[cfg(loom)]
+pub(crate) fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) -> Woken {
+    let guard = KERNEL.0.lock().unwrap();
+    if word.load(crate::prim::SeqCst) == expected {
+        drop(KERNEL.1.wait(guard).unwrap());
+    }
+    Woken::LookAgain
+}
+
+#[cfg(loom)]
+pub(crate) fn wake(_word: &AtomicU32, _count: u32) {
+    let _guard = KERNEL.0.lock().unwrap();
+    KERNEL.1.notify_all();
+}

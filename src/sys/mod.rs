@@ -1,0 +1,20 @@
+//! System calls, one file per family, no policy.
+//!
+//! Everything goes through `rustix`; `libc` is used only for what that lacks: `fork`, the robust
+//! process-shared mutex, the signal mask, the list of loaded images and auxiliary vector entries.
+
+pub(crate) mod futex;
+#[cfg(not(loom))]
+pub(crate) mod clock;
+#[cfg(not(loom))]
+pub(crate) mod fd;
+#[cfg(not(loom))]
+pub(crate) mod host;
+#[cfg(not(loom))]
+pub(crate) mod image;
+#[cfg(not(loom))]
+pub(crate) mod memory;
+#[cfg(not(loom))]
+pub(crate) mod process;
+#[cfg(not(loom))]
+pub(crate) mod robust;

@@ -1,0 +1,188 @@
+//! Processes: fork, identity, death notices, signals.
+#![allow(unsafe_code)] // `fork` and the signal mask have no safe form.
+
+use rustix::io::{self, Errno};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Which side of a fork the caller is on.
+#[derive(Debug)]
+pub(crate) enum Fork {
+    /// In the new process.
+    Child,
+    /// In the old process, with the new one's id.
+    Parent(u32),
+}
+
+/// How a process ended, as the kernel reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It called `exit` with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+}
+
+/// Forks the calling process.
+///
+/// # Safety
+/// The calling process has one thread.
+pub(crate) unsafe fn fork() -> io::Result<Fork> {
+    // SAFETY: with a single thread no lock can be held by somebody who does not exist in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as u32)),
+    }
+}
+
+fn last_error() -> Errno {
+    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// The calling process.
+pub(crate) fn own_pid() -> u32 {
+    std::process::id()
+}
+
+/// The parent of the calling process; 0 if it is in another pid namespace.
+pub(crate) fn parent_pid() -> u32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32)
+}
+
+/// The start time of a process in clock ticks since boot; with its pid, an identity.
+pub(crate) fn start_time_ticks(pid: u32) -> Option<u64> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses and may hold anything; count after the last one.
+    line.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+fn to_pid(pid: u32) -> io::Result<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)
+}
+
+/// A descriptor that becomes readable when process `pid` dies.
+pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::empty())
+}
+
+/// Sends SIGKILL through a pidfd; a process that is already dead is not an error.
+pub(crate) fn kill_pidfd(pidfd: impl AsFd) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
+        Err(Errno::SRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// Ends a child of ours; one that is already dead is not an error.
+pub(crate) fn kill_child(pid: u32) {
+    if let Ok(pid) = to_pid(pid) {
+        // Our unreaped child keeps its id, so this cannot reach a stranger.
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Ends the calling process at once, running nothing.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub(crate) fn kill_self() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    std::process::abort()
+}
+
+/// Leaves without destructors, exit handlers or flushing.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` only ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Waits for a dead (or dying) child of ours and frees its entry in the process table.
+pub(crate) fn reap(pid: u32) -> io::Result<Ended> {
+    let pid = to_pid(pid)?;
+    wait_for(WaitId::Pid(pid))
+}
+
+/// As [`reap`], through a pidfd.
+pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
+    wait_for(WaitId::PidFd(pidfd))
+}
+
+fn wait_for(id: WaitId<'_>) -> io::Result<Ended> {
+    loop {
+        match rustix::process::waitid(id.clone(), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => {
+                return Ok(match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Ended::Code(code),
+                    (None, signal) => Ended::Signal(signal.unwrap_or(libc::SIGKILL)),
+                });
+            }
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Has the kernel kill this process when the thread that forked it ends.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+}
+
+/// Sets the name that `ps` shows (cut to 15 bytes by the kernel).
+pub(crate) fn set_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Ignores `signal` in this process from now on.
+fn ignore(signal: i32) {
+    // SAFETY: ignoring a signal installs no code.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Ctrl-C stops the user's process, which stops its workers; they do not race it.
+pub(crate) fn ignore_interrupt() {
+    ignore(libc::SIGINT);
+}
+
+/// What the standard library does before `main`: writing to a closed pipe is an error, not death.
+pub(crate) fn ignore_broken_pipe() {
+    ignore(libc::SIGPIPE);
+}
+
+/// Gives every signal mask bit back to the default: a worker starts with nothing blocked.
+pub(crate) fn unblock_signals() {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: the set is initialised by the first call and only read by the second.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Blocks every signal in the calling thread, so that the program's handlers run elsewhere.
+pub(crate) fn block_signals_in_this_thread() {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: the set is initialised by the first call and only read by the second.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Asks the kernel to prefer this process over others when memory runs out.
+pub(crate) fn prefer_as_oom_victim() {
+    // 500 of 1000: above any ordinary process, below one marked expendable.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+}
+
+/// Whether the process runs with more rights than its caller (set-uid and the like).
+pub(crate) fn is_privileged_exec() -> bool {
+    // SAFETY: reads the auxiliary vector.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Lets others run; used where the peer is a few instructions away from finishing.
+pub(crate) fn yield_now() {
+    rustix::thread::sched_yield();
+}
