@@ -232,7 +232,7 @@ mod tests {
             ArenaWriter::in_new_block(&arena, owner, 10).unwrap().publish_in(&published);
         codec::encode(&value, &mut writer).unwrap();
         let block = writer.block().unwrap();
-        assert_eq!(published.into_inner(), block.offset);
+        assert_eq!(published.load(crate::prim::Relaxed), block.offset);
         let start = arena.bytes_at(block.offset, writer.length() as u64).unwrap();
         // SAFETY: the writer is done with the bytes and nobody else has them.
         let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), writer.length()) };

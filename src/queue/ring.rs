@@ -155,29 +155,34 @@ impl Ring<'_> {
                     Self::pass(self.head, position);
                     return Some(Claim { position, value: cell.value as u32 });
                 }
-            } else if cell.lap == lap && cell.state == EMPTY {
-                if self.head.load(Relaxed) == position {
-                    return None;
-                }
-            } else {
+            } else if self.is_behind(position, cell) {
                 Self::pass(self.head, position);
+            } else if self.head.load(Relaxed) == position {
+                return None;
             }
         }
+    }
+
+    /// Whether a `head` at `position` is behind the cells: somebody has claimed that one. A cell of
+    /// an *earlier* lap is different: its consumer has not released it, so `position` is not filled
+    /// yet, and a head that passed it would leave its next value lying.
+    #[inline]
+    fn is_behind(&self, position: u64, cell: Cell) -> bool {
+        let lap = self.lap(position);
+        cell.lap == (lap + 1) % LAPS || (cell.lap == lap && cell.state == CLAIMED)
     }
 
     /// Whether a value waits at the head.
     #[inline]
     pub(crate) fn has_value(&self) -> bool {
-        let mut position = self.head.load(Relaxed);
         loop {
+            let position = self.head.load(Relaxed);
             let cell = Cell::from_raw(self.cell(position).load(Acquire));
-            if cell.lap == self.lap(position) && cell.state != CLAIMED {
-                return cell.state == READY;
+            if self.is_behind(position, cell) {
+                Self::pass(self.head, position);
+            } else {
+                return cell.lap == self.lap(position) && cell.state == READY;
             }
-            // The hint is behind (R2).
-            Self::pass(self.head, position);
-            let next = self.head.load(Relaxed);
-            position = next.max(position + 1);
         }
     }
 
@@ -260,6 +265,26 @@ mod tests {
         assert_eq!(ring.push(3), Err(Full), "claimed, not yet released");
         ring.release(claim.position);
         ring.push(3).unwrap();
+    }
+
+    /// A consumer was stopped between claim and release for so long that the others came round to
+    /// its cell; they took the cell of the lap before for one that was already claimed, passed it,
+    /// and what was pushed there next was never claimed.
+    #[test]
+    fn a_cell_that_is_claimed_since_the_lap_before_is_not_passed() {
+        let memory = Memory::new(2);
+        let ring = memory.ring();
+        ring.push(1).unwrap();
+        ring.push(2).unwrap();
+        let slow = ring.claim(1, |_| ()).unwrap();
+        let quick = ring.claim(2, |_| ()).unwrap();
+        ring.release(quick.position);
+        assert_eq!(ring.claim(2, |_| ()), None, "position 2 is not filled yet");
+        assert!(!ring.has_value());
+        ring.release(slow.position);
+        ring.push(3).unwrap();
+        assert!(ring.has_value());
+        assert_eq!(ring.claim(2, |_| ()).unwrap().value, 3);
     }
 
     #[test]

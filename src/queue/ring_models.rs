@@ -98,3 +98,22 @@ fn a_released_cell_is_reused_in_the_next_lap() {
         assert_eq!(memory.ring().claim(5, |_| ()).map(|claim| claim.value), pushed.then_some(2));
     });
 }
+
+#[test]
+fn a_value_pushed_behind_a_slow_consumer_is_not_left_lying() {
+    loom::model(|| {
+        let memory = Memory::new(1);
+        memory.ring().push(1).unwrap();
+        let slow = {
+            let memory = memory.clone();
+            thread::spawn(move || {
+                let claim = memory.ring().claim(5, |_| ()).unwrap();
+                memory.ring().release(claim.position);
+            })
+        };
+        let _ = memory.ring().has_value();
+        let pushed = memory.ring().push(2).is_ok();
+        slow.join().unwrap();
+        assert_eq!(memory.ring().claim(6, |_| ()).map(|claim| claim.value), pushed.then_some(2));
+    });
+}

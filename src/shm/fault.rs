@@ -12,7 +12,7 @@ use crate::prim::{AcqRel, Acquire, Relaxed, Release};
 
 /// Every fault point of the crate: `main.` in the user's process, `worker.` in a worker,
 /// `guardian.` in the guardian. A point under `alloc.` may fire in the user's process or a worker.
-#[cfg_attr(not(any(debug_assertions, feature = "fault")), expect(dead_code))]
+#[cfg(any(debug_assertions, feature = "fault"))]
 pub const POINTS: &[&str] = &[
     "main.argument-encoded",
     "main.slot-filled",

@@ -10,7 +10,10 @@
 
 pub(crate) mod allocator;
 pub(crate) mod arena;
+#[cfg(any(debug_assertions, feature = "fault"))]
 pub mod fault;
+#[cfg(not(any(debug_assertions, feature = "fault")))]
+pub(crate) mod fault;
 pub(crate) mod offset;
 pub(crate) mod participants;
 pub(crate) mod segment;
