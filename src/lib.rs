@@ -1,16 +1,15 @@
 //! A pool of worker processes on one Linux machine, fed through shared memory.
 #![deny(unsafe_code)]
 
-#[cfg(not(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-)))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("procpool runs on Linux only, on x86-64 and aarch64");
 
 #[cfg(not(loom))]
 mod codec;
 #[cfg(not(loom))]
 mod error;
+#[cfg(not(loom))]
+pub mod guide;
 #[cfg(not(loom))]
 pub mod limits;
 mod pool;

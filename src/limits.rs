@@ -34,4 +34,5 @@ const _: () = assert!(WORKERS_MAX < PARTICIPANTS_MAX);
 const _: () = assert!(PARTICIPANTS_MAX <= 1 << 12, "a ring cell has 12 bits for its claimer");
 const _: () = assert!(QUEUE_CAPACITY_MAX < 1 << 24, "a ring cell has 24 bits for its value");
 const _: () = assert!(QUEUE_CAPACITY_DEFAULT <= QUEUE_CAPACITY_MAX);
-const _: () = assert!(BATCH_CALLS_MAX < u32::MAX as usize / 2, "progress counts half steps in 32 bits");
+const _: () =
+    assert!(BATCH_CALLS_MAX < u32::MAX as usize / 2, "progress counts half steps in 32 bits");

@@ -166,7 +166,9 @@ fn without_comments_and_literals(text: &str) -> String {
 fn comment_end(text: &str, at: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     if bytes[at..].starts_with(b"//") {
-        return Some(at + bytes[at..].iter().position(|byte| *byte == b'\n').unwrap_or(text.len() - at));
+        return Some(
+            at + bytes[at..].iter().position(|byte| *byte == b'\n').unwrap_or(text.len() - at),
+        );
     }
     if !bytes[at..].starts_with(b"/*") {
         return None;
@@ -301,7 +303,13 @@ impl<'a> Complaints<'a> {
         Self { found: Vec::new(), exceptions, needed: vec![false; exceptions.len()] }
     }
 
-    fn add(&mut self, source: &Source, place: usize, named: &str, complaint: impl std::fmt::Display) {
+    fn add(
+        &mut self,
+        source: &Source,
+        place: usize,
+        named: &str,
+        complaint: impl std::fmt::Display,
+    ) {
         let excused = self.exceptions.iter().position(|exception| {
             exception.file == source.path && named.starts_with(exception.what)
         });
@@ -331,7 +339,8 @@ fn file_sizes(sources: &[Source], exceptions: &[Exception]) -> Vec<String> {
     for source in sources {
         let lines = source.text.lines().count();
         if lines > LINES_MAX {
-            let excess = source.text.match_indices('\n').nth(LINES_MAX - 1).map_or(0, |(at, _)| at + 1);
+            let excess =
+                source.text.match_indices('\n').nth(LINES_MAX - 1).map_or(0, |(at, _)| at + 1);
             let complaint = format!("the file has {lines} lines, more than {LINES_MAX}");
             complaints.add(source, excess, "", complaint);
         }
@@ -514,7 +523,12 @@ fn assert_none(complaints: &[String]) {
 
 /// Runs a check over one bad file and compares what it says.
 #[track_caller]
-fn assert_finds(check: impl Fn(&[Source]) -> Vec<String>, path: &str, text: &str, expected: &[&str]) {
+fn assert_finds(
+    check: impl Fn(&[Source]) -> Vec<String>,
+    path: &str,
+    text: &str,
+    expected: &[&str],
+) {
     assert_eq!(check(&[Source::new(path, text)]), expected, "in {text:?}");
 }
 
@@ -601,8 +615,7 @@ fn nothing_shipped_takes_shortcuts() {
     assert_none(&shortcuts(&sources()));
     let bad = "//! x.unwrap()\nfn f() { x.unwrap(); y.unwrap_or(\".expect(\") }\n\
                #[cfg(test)]\nmod tests { fn g() { x.unwrap() } }\nfn h() { x.expect(1) }";
-    let complaints =
-        ["src/a.rs:2: .unwrap() outside tests", "src/a.rs:5: .expect( outside tests"];
+    let complaints = ["src/a.rs:2: .unwrap() outside tests", "src/a.rs:5: .expect( outside tests"];
     assert_finds(shortcuts, "a.rs", bad, &complaints);
     assert_finds(shortcuts, "a_tests.rs", bad, &[]);
 }
@@ -642,7 +655,7 @@ fn the_scanner_tells_code_from_comments_and_literals() {
         ("a /* b /* c */ d */ e", "a                   e"),
         (r#"a "b\"c" d"#, "a        d"),
         (r##"a r#"b"c"# d"##, "a          d"),
-        ("a br\"\\\" d", "a        d"),
+        ("a br\"\\\" d", "a       d"),
         (r"a '\'' 'b' '\u{1}' &'c d", "a                  &'c d"),
         ("for r in x", "for r in x"),
     ];
@@ -652,7 +665,7 @@ fn the_scanner_tells_code_from_comments_and_literals() {
     let text = "#[cfg(test)]\n#[path = x]\nmod a { b { } }\n#[cfg(not(test))]\nmod c { }\n\
                 #[cfg(test)]\nmod d;\nfn e() {}";
     let shipped = without_test_modules(text);
-    assert!(!shipped.contains('a') || !shipped.contains("mod a"), "{shipped}");
+    assert!(!shipped.contains("mod a"), "{shipped}");
     assert!(shipped.contains("mod c { }") && shipped.contains("fn e() {}"), "{shipped}");
     assert_eq!(shipped.len(), text.len());
 }

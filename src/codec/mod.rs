@@ -53,7 +53,9 @@ pub(crate) fn encode<T: Serialize + 'static>(
     }
     match postcard::serialize_with_flavor::<T, &mut ArenaWriter<'_>, ()>(value, writer) {
         Ok(()) => Ok(()),
-        Err(error) => Err(writer.take_error().unwrap_or_else(|| EncodeError::Refused(error.to_string()))),
+        Err(error) => {
+            Err(writer.take_error().unwrap_or_else(|| EncodeError::Refused(error.to_string())))
+        }
     }
 }
 
@@ -62,7 +64,9 @@ pub(crate) fn encode<T: Serialize + 'static>(
 pub(crate) fn decode<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, String> {
     match plain::from_bytes(bytes) {
         plain::Read::Value(value) => Ok(value),
-        plain::Read::WrongLength => Err(format!("{} bytes are no whole number of values", bytes.len())),
+        plain::Read::WrongLength => {
+            Err(format!("{} bytes are no whole number of values", bytes.len()))
+        }
         plain::Read::NotPlain => match postcard::take_from_bytes(bytes) {
             Ok((value, [])) => Ok(value),
             Ok((_, rest)) => Err(format!("{} of {} bytes are left over", rest.len(), bytes.len())),

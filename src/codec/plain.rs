@@ -93,7 +93,11 @@ fn copy_vector<T>(bytes: &[u8]) -> Vec<T> {
     let mut vector = Vec::<T>::with_capacity(count);
     // SAFETY: `vector` has room for `count` values; T is a number, so any bytes are a value (R1).
     unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), vector.as_mut_ptr().cast(), count * size_of::<T>());
+        std::ptr::copy_nonoverlapping(
+            bytes.as_ptr(),
+            vector.as_mut_ptr().cast(),
+            count * size_of::<T>(),
+        );
         vector.set_len(count);
     }
     vector
@@ -128,7 +132,9 @@ mod tests {
 
     #[test]
     fn numbers_and_groups_of_them_are_plain_and_nothing_else() {
-        assert!(is_plain::<u64>() && is_plain::<f32>() && is_plain::<(u8, f64)>() && is_plain::<()>());
+        assert!(
+            is_plain::<u64>() && is_plain::<f32>() && is_plain::<(u8, f64)>() && is_plain::<()>()
+        );
         assert!(is_plain::<(i32, i32, i32)>() && is_plain::<[f64; 3]>());
         assert!(!is_plain::<bool>() && !is_plain::<char>() && !is_plain::<Option<u8>>());
         assert!(!is_plain::<String>() && !is_plain::<&'static str>() && !is_plain::<Vec<u8>>());

@@ -69,7 +69,12 @@ impl<'a> ArenaWriter<'a> {
     }
 
     /// Goes on in a block that already holds `length` bytes.
-    pub(crate) fn resume(arena: &'a Arena, owner: ParticipantId, block: Block, length: u64) -> Self {
+    pub(crate) fn resume(
+        arena: &'a Arena,
+        owner: ParticipantId,
+        block: Block,
+        length: u64,
+    ) -> Self {
         let mut writer = Self {
             arena,
             owner,
@@ -107,16 +112,10 @@ impl<'a> ArenaWriter<'a> {
         self.length = self.length.min(length);
     }
 
-    /// The block that holds the bytes; `None` while they are inline.
-    pub(crate) fn block(&self) -> Option<Block> {
-        self.block
-    }
-
-    /// Gives the block back unused.
-    pub(crate) fn discard(self) {
-        if let Some(block) = self.block {
-            self.arena.free(block.offset);
-        }
+    /// Ends writing: the block that holds the bytes (`None`: they are inline), now the caller's, and
+    /// how many they are.
+    pub(crate) fn finish(mut self) -> (Option<Block>, usize) {
+        (self.block.take(), self.length)
     }
 
     pub(crate) fn take_error(&mut self) -> Option<EncodeError> {
@@ -172,7 +171,11 @@ impl<'a> ArenaWriter<'a> {
         }
         fault::point("worker.output-grown");
         if let Some(word) = self.published {
-            // SYNC(output-block): pairs with the Acquire in `settle`; carries the copied bytes.
+            if let Some(old) = old {
+                // It may belong to the user's process. If we die before freeing it, it is ours.
+                self.arena.set_owner(old.offset, self.owner);
+            }
+            // SYNC(output-block): pairs with the Acquire in `Slot::output_block`; carries the bytes.
             word.store(block.offset, Release);
         }
         fault::point("worker.output-published");
@@ -189,6 +192,16 @@ impl<'a> ArenaWriter<'a> {
             self.error = Some(error);
             postcard::Error::SerializeBufferFull
         })
+    }
+}
+
+impl Drop for ArenaWriter<'_> {
+    /// Frees the block of a value that was not finished (its type's `Serialize` may panic), unless
+    /// a published word leads to it.
+    fn drop(&mut self) {
+        if let (Some(block), None) = (self.block, self.published) {
+            self.arena.free(block.offset);
+        }
     }
 }
 
@@ -231,16 +244,19 @@ mod tests {
         let mut writer =
             ArenaWriter::in_new_block(&arena, owner, 10).unwrap().publish_in(&published);
         codec::encode(&value, &mut writer).unwrap();
-        let block = writer.block().unwrap();
+        let length = writer.length();
+        let (block, _) = writer.finish();
+        let block = block.unwrap();
         assert_eq!(published.load(crate::prim::Relaxed), block.offset);
-        let start = arena.bytes_at(block.offset, writer.length() as u64).unwrap();
+        let start = arena.bytes_at(block.offset, length as u64).unwrap();
         // SAFETY: the writer is done with the bytes and nobody else has them.
-        let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), writer.length()) };
+        let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), length) };
         assert_eq!(codec::decode::<Vec<String>>(bytes).unwrap(), value);
         assert!(codec::decode::<Vec<String>>(&bytes[1..]).is_err());
         assert_eq!(arena.usage().used_bytes, block.bytes, "the outgrown blocks are free");
-        writer.discard();
-        assert_eq!(arena.usage().used_bytes, 0);
+        arena.free(block.offset);
+        drop(ArenaWriter::in_new_block(&arena, owner, 10).unwrap());
+        assert_eq!(arena.usage().used_bytes, 0, "an unfinished block is freed");
     }
 
     #[test]

@@ -198,7 +198,10 @@ impl Area {
                 return Err(format!("slot {index} is free but not on the free list"));
             }
             if state.phase == Phase::Claimed {
-                return Err(format!("slot {index} is still claimed by participant {}", state.owner));
+                return Err(format!(
+                    "slot {index} is still claimed by participant {}",
+                    state.owner
+                ));
             }
         }
         if self.ring.has_value() {

@@ -5,9 +5,7 @@ use super::area::Area;
 use super::inner::{Inner, Settings};
 use super::supervisor::Supervisor;
 use crate::error::Error;
-use crate::limits::{
-    NAME_BYTES_MAX, QUEUE_CAPACITY_DEFAULT, QUEUE_CAPACITY_MAX, WORKERS_MAX,
-};
+use crate::limits::{NAME_BYTES_MAX, QUEUE_CAPACITY_DEFAULT, QUEUE_CAPACITY_MAX, WORKERS_MAX};
 use crate::prim::{AtomicU64, Relaxed};
 use crate::shm::{Arena, arena::own_id};
 use crate::sys;

@@ -34,7 +34,6 @@ impl Context {
     ) -> Result<Self, Error> {
         let mut writer = ArenaWriter::in_new_block(area.arena, user, size_of::<C>() as u64)?;
         if let Err(error) = encode(value, &mut writer) {
-            writer.discard();
             return Err(match error {
                 EncodeError::Arena(error) => error,
                 EncodeError::Refused(message) => {
@@ -42,17 +41,17 @@ impl Context {
                 }
             });
         }
-        let block = writer.block().map_or(0, |block| block.offset);
         let free = area.contexts().iter().position(|place| place.id.load(Relaxed) == 0);
         let Some(place) = free else {
-            writer.discard();
             return Err(Error::limit(format!(
                 "all {CONTEXTS_MAX} places for contexts of this pool are taken"
             )));
         };
         let entry = &area.contexts()[place];
+        let (block, bytes) = writer.finish();
+        let block = block.map_or(0, |block| block.offset);
         entry.offset.store(block, Relaxed);
-        entry.bytes.store(writer.length() as u64, Relaxed);
+        entry.bytes.store(bytes as u64, Relaxed);
         // SYNC(context): pairs with the Acquire in `ContextCache::get`; carries the bytes.
         entry.id.store(id, Release);
         Ok(Self { area, place: place as u32, block })

@@ -24,7 +24,6 @@ use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
 use crate::prim::{Relaxed, spin_hint};
-use crate::shm::fault;
 use crate::sys;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
@@ -197,33 +196,29 @@ where
         if self.ahead.is_none() {
             return Ok(Sent::InputEnded);
         }
-        let Some(index) = self.inner.take_slot() else {
+        let inner: &Inner = self.inner;
+        let Some(slot) = inner.take_slot(false) else {
             return Ok(self.wait_for_slot());
         };
-        let filled = self.fill(index);
-        match filled {
+        match self.fill(slot.place.index) {
             Ok(true) => {
-                let generation = self.inner.slot(index).state.publish();
-                fault::point("main.slot-filled");
-                self.inner.area.queue(index);
-                self.flights.push_back(Flight::UnderWay(Place { index, generation }));
+                let place = slot.send();
+                self.flights.push_back(Flight::UnderWay(place));
                 self.under_way += 1;
                 self.collect_refused();
-                if self.inner.check_open().is_err_and(|error| !error.is_closed()) {
-                    self.inner.end_all_tasks();
+                if inner.check_open().is_err_and(|error| !error.is_closed()) {
+                    inner.end_all_tasks();
                 }
                 Ok(Sent::Yes)
             }
             Ok(false) => {
-                self.inner.free_slot(index);
                 self.collect_refused();
                 Ok(Sent::Yes)
             }
             Err(error) => {
-                self.free_output(index);
-                self.inner.free_slot(index);
+                drop(slot);
                 let room_may_come = error.is_arena_full()
-                    && (self.under_way > 0 || self.inner.harvest(usize::MAX / 2) > 0);
+                    && (self.under_way > 0 || inner.harvest(usize::MAX / 2) > 0);
                 if room_may_come { Ok(Sent::Later) } else { Err(error) }
             }
         }
@@ -234,11 +229,8 @@ where
         if self.under_way == 0 {
             let space = self.inner.area.job(0);
             let epoch = space.prepare();
-            match self.inner.take_slot() {
-                Some(index) => self.inner.free_slot(index),
-                None => {
-                    space.sleep(epoch, None);
-                }
+            if self.inner.take_slot(false).is_none() {
+                space.sleep(epoch, None);
             }
             space.uncount();
         }
@@ -259,7 +251,6 @@ where
         let estimate = planned * (self.sizer.input_bytes + self.sizer.input_bytes / 4)
             + table_calls * 8
             + size_of::<A>();
-        slot.clear_output();
         if planned > 1 {
             let each = match shape_of::<R>() {
                 Shape::Plain => size_of::<R>(),
@@ -269,19 +260,10 @@ where
             slot.output.store(block.offset, Relaxed);
         }
         let mut writer = ArenaWriter::in_new_block(inner.area.arena, inner.user, estimate as u64)?;
-        let encoded = self.encode(&mut writer, planned, table_calls);
-        let calls = match encoded {
-            Ok(0) => {
-                writer.discard();
-                self.free_output(index);
-                return Ok(false);
-            }
-            Ok(calls) => calls,
-            Err(error) => {
-                writer.discard();
-                return Err(error);
-            }
-        };
+        let calls = self.encode(&mut writer, planned, table_calls)?;
+        if calls == 0 {
+            return Ok(false);
+        }
         let output_has_table = calls > 1 && shape_of::<R>() == Shape::Varying;
         slot.code.store(self.job.code.to_raw(), Relaxed);
         slot.context.store(self.job.context_word(), Relaxed);
@@ -289,7 +271,8 @@ where
         slot.calls.store(calls as u32, Relaxed);
         let job = self.waiting_place;
         let routing = Routing { job, timed: true, output_has_table };
-        slot.set_input(writer.block().map(|block| block.offset), writer.length() as u64, routing);
+        let (block, bytes) = writer.finish();
+        slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
         Ok(true)
     }
 
@@ -301,7 +284,9 @@ where
         table_calls: usize,
     ) -> Result<usize, Error> {
         if writer.skip(table_calls * 8).is_err() {
-            return Err(TaskError::codec(Step::EncodeArgument, "no room for the table".into()).into());
+            return Err(
+                TaskError::codec(Step::EncodeArgument, "no room for the table".into()).into()
+            );
         }
         let start = writer.length();
         let mut calls = 0;
@@ -334,15 +319,6 @@ where
             self.sizer.input_bytes = ((writer.length() - start) / calls).max(1);
         }
         Ok(calls)
-    }
-
-    /// Frees the output block of a slot that is not sent after all.
-    fn free_output(&self, index: u32) {
-        let slot = self.inner.slot(index);
-        if let Some(block) = slot.output_block() {
-            self.inner.area.arena.free(block);
-            slot.output.store(0, Relaxed);
-        }
     }
 
     fn collect_refused(&mut self) {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! submit.rs, map.rs   fill slots, collect results       (user's process, any thread)
-//! inner.rs            free slots, what was set aside    (user's process, private)
-//! supervisor.rs       keeps workers alive, settle.rs    (user's process, one thread)
+//! inner.rs, results.rs  free slots, what was set aside  (user's process, private)
+//! supervisor.rs, watch.rs, settle.rs  keep workers alive (user's process, one thread)
 //! worker.rs, task.rs  claim, run, announce              (workers)
 //! area.rs, slot.rs, state.rs, sleep.rs, failure.rs, context.rs   what they share
 //! ```
@@ -23,6 +23,8 @@ mod map;
 #[cfg(not(loom))]
 mod pools;
 #[cfg(not(loom))]
+mod results;
+#[cfg(not(loom))]
 mod settle;
 mod sleep;
 #[cfg(all(test, loom))]
@@ -40,6 +42,8 @@ mod submit;
 mod supervisor;
 #[cfg(not(loom))]
 mod task;
+#[cfg(not(loom))]
+mod watch;
 #[cfg(not(loom))]
 mod worker;
 

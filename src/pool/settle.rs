@@ -36,6 +36,8 @@ pub(crate) struct Dead {
     pub(crate) id: ParticipantId,
     pub(crate) pid: u32,
     pub(crate) exit: WorkerExit,
+    /// Its pool is being dropped, which killed it: the call that it was running ends with that.
+    pub(crate) closing: bool,
 }
 
 /// Gives back everything that a dead worker held; `true` if it had come as far as its loop.
@@ -107,7 +109,11 @@ fn settle_calls(inner: &Inner, dead: Dead, index: u32, slot: &Slot) -> u32 {
     let arena = inner.area.arena;
     // A panic that was recorded just before the death is the call's outcome.
     if !failure::read(arena, slot).iter().any(|(call, _)| *call == done) {
-        inner.note_lost(index, done, TaskError::worker_lost(dead.pid, dead.exit));
+        let error = match dead.closing {
+            true => TaskError::pool_closed(),
+            false => TaskError::worker_lost(dead.pid, dead.exit),
+        };
+        inner.note_lost(index, done, error);
     }
     if slot.output_has_table() {
         skip_result(arena, slot, done, calls);
@@ -131,23 +137,22 @@ fn skip_result(arena: &Arena, slot: &Slot, call: u32, calls: u32) {
 
 /// Frees what a dead process owns, after ending the processes that it had started.
 fn settle_process(arena: &Arena, id: ParticipantId) {
-    for (child, pid, start_ticks) in arena.children_of(id) {
-        if pid != 0 {
-            end_orphan(pid, start_ticks);
-        }
+    for child in arena.children_of(id) {
+        end_orphan(arena, child);
         settle_process(arena, child);
     }
     arena.free_owned_by(id);
     arena.release_participant(id);
 }
 
-/// Ends a process whose parent is dead, and waits until it can no longer write to the arena.
-fn end_orphan(pid: u32, start_ticks: u64) {
-    let Ok(pidfd) = sys::process::open_pidfd(pid) else { return };
-    if sys::process::start_time_ticks(pid) != Some(start_ticks) {
-        return;
+/// Ends a process that nobody watches, and waits until it can no longer write to the arena.
+pub(crate) fn end_orphan(arena: &Arena, id: ParticipantId) -> u32 {
+    let (pid, start_time_ticks) = arena.identity_of(id);
+    let Ok(pidfd) = sys::process::open_pidfd(pid) else { return pid };
+    if sys::process::start_time_ticks(pid) == Some(start_time_ticks) {
+        let _ = sys::process::kill_pidfd(&pidfd);
+        // SIGKILL takes effect at once, except in a process that is stuck in the kernel.
+        let _ = sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(10)));
     }
-    let _ = sys::process::kill_pidfd(&pidfd);
-    // SIGKILL takes effect at once, except in a process that is stuck in the kernel.
-    let _ = sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(10)));
+    pid
 }

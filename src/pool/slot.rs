@@ -38,6 +38,9 @@ const INPUT_IN_BLOCK: u32 = 1;
 const TIMED: u32 = 2;
 /// Flag: the output block starts with a table of ends.
 const OUTPUT_HAS_TABLE: u32 = 4;
+/// Flag: nobody wants the results; calls that have not started need not run. The one word of the
+/// input side that the user's process may change while a worker reads it.
+const CANCELLED: u32 = 8;
 
 /// One slot.
 #[derive(Debug)]
@@ -145,6 +148,16 @@ impl Slot {
 
     pub(crate) fn is_timed(&self) -> bool {
         self.job_and_flags.load(Relaxed) & TIMED != 0
+    }
+
+    /// Asks whoever runs the batch, or will, to leave it at the calls that have started.
+    pub(crate) fn cancel(&self) {
+        self.job_and_flags.fetch_or(CANCELLED, Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.job_and_flags.load(Relaxed) & CANCELLED != 0
     }
 
     pub(crate) fn output_has_table(&self) -> bool {

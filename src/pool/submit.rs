@@ -47,20 +47,17 @@ where
             false => TrySubmitError::Failed(argument, error),
         });
     }
-    let Some(place) = inner.take_slot_for_submit() else {
+    let Some(slot) = inner.take_slot(true) else {
         return Err(TrySubmitError::Full(argument));
     };
-    let mut filled = fill(inner, job, place, &argument);
+    let mut filled = fill(inner, job, slot.place, &argument);
     if filled.as_ref().is_err_and(Error::is_arena_full) && inner.harvest(usize::MAX / 2) > 0 {
-        filled = fill(inner, job, place, &argument);
+        filled = fill(inner, job, slot.place, &argument);
     }
     if let Err(error) = filled {
-        inner.free_slot(place.index);
         return Err(TrySubmitError::Failed(argument, error));
     }
-    inner.slot(place.index).state.publish();
-    fault::point("main.slot-filled");
-    inner.area.queue(place.index);
+    let place = slot.send();
     inner.counters.submitted.fetch_add(1, Relaxed);
     // A close or a break that came while the slot was filled may have missed it.
     if inner.check_open().is_err() {
@@ -115,7 +112,6 @@ fn fill<A: Serialize + 'static>(
     let mut writer =
         unsafe { ArenaWriter::over(inner.area.arena, inner.user, start, INLINE_BYTES) };
     if let Err(error) = encode(argument, &mut writer) {
-        writer.discard();
         return Err(match error {
             EncodeError::Arena(error) => error,
             EncodeError::Refused(message) => {
@@ -128,10 +124,9 @@ fn fill<A: Serialize + 'static>(
     slot.context.store(job.context_word(), Relaxed);
     slot.table_calls.store(0, Relaxed);
     slot.calls.store(1, Relaxed);
-    let block = writer.block().map(|block| block.offset);
+    let (block, bytes) = writer.finish();
     let routing = Routing { job: 0, timed: false, output_has_table: false };
-    slot.set_input(block, writer.length() as u64, routing);
-    slot.clear_output();
+    slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
     Ok(())
 }
 
@@ -244,8 +239,8 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
         self.joined = true;
         let Place { index, generation } = self.place;
         if !self.inner.slot(index).state.try_take(generation) {
-            // R3 of `inner.rs`: a submitting thread has harvested it.
-            let harvested = self.inner.from_aside(self.place);
+            // R2 of `results.rs`: a submitting thread has harvested it.
+            let harvested = self.inner.take_aside(self.place);
             return harvested.unwrap_or_else(|| {
                 Err(TaskError::codec(Step::DecodeResult, "its outcome was not kept".into()))
             });

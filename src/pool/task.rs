@@ -164,7 +164,8 @@ where
         let offset = slot.input_block().unwrap_or_else(|| arena.offset_of(slot.inline_input()));
         let table_calls = slot.table_calls.load(Relaxed) as usize;
         // SAFETY: slot rule R1: nobody writes the input side while we hold the claim.
-        let input = unsafe { Stream::at(arena, offset, slot.input_bytes.load(Relaxed), table_calls) };
+        let input =
+            unsafe { Stream::at(arena, offset, slot.input_bytes.load(Relaxed), table_calls) };
         let output = Self::open_output(area, slot, me, calls, next);
         let mark = match &output {
             Output::Places { .. } => 0,
@@ -221,6 +222,10 @@ where
     #[inline]
     fn run_calls(&mut self, function: &impl Fn(A) -> R) {
         while self.next < self.calls {
+            if self.slot.is_cancelled() {
+                self.calls = self.next;
+                return;
+            }
             let next = self.next;
             self.slot.progress.store(next as u64 * 2 + 1, Relaxed);
             // The store comes before anything that the call does, as this process's death sees it.

@@ -19,6 +19,7 @@ use super::failure;
 use super::task::{Invocation, Trampoline};
 use crate::prim::{Relaxed, SeqCst, compiler_fence, spin_hint};
 use crate::process::identity::CodeOffset;
+use crate::shm::participants::Reserved;
 use crate::shm::{Arena, ParticipantId, fault};
 use crate::sys;
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,8 @@ use std::io::Write;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct WorkerSpec {
     pub(crate) area: AreaAddress,
-    pub(crate) participant: u64,
-    pub(crate) user: u64,
+    pub(crate) participant: Reserved,
+    pub(crate) user: ParticipantId,
     pub(crate) name: String,
     pub(crate) stack_bytes: usize,
     /// How long it may search before it sleeps; 0 if there are no cores to spare.
@@ -60,17 +61,16 @@ pub(crate) fn main(argument: &[u8]) {
 fn attach_and_run(spec: &WorkerSpec) {
     fault::point("worker.attach");
     let Some(arena) = Arena::existing() else { return };
-    let me = ParticipantId::from_raw(spec.participant);
+    let me = spec.participant.id;
     // An error here means that the pool has given this worker up meanwhile.
-    if arena.become_participant(me).is_err() {
+    if arena.become_participant(spec.participant).is_err() {
         return;
     }
     fault::point("worker.attached");
     let Ok(area) = Area::open(arena, spec.area) else { return };
     failure::note_panics();
-    let user = ParticipantId::from_raw(spec.user);
-    let mut worker =
-        Worker { area, me, user, search_ns: spec.search_ns, contexts: ContextCache::default() };
+    let WorkerSpec { user, search_ns, .. } = *spec;
+    let mut worker = Worker { area, me, user, search_ns, contexts: ContextCache::default() };
     arena.participant(me).ledger.started.store(1, Relaxed);
     worker.run();
     // Leave as a program leaves: buffers flushed, exit handlers run.

@@ -7,8 +7,8 @@ pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 
-pub(crate) use std::sync::atomic::compiler_fence;
 pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+pub(crate) use std::sync::atomic::compiler_fence;
 
 /// Tells the processor (or loom's scheduler) that the caller is spinning.
 #[inline]

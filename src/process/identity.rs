@@ -102,9 +102,10 @@ fn layout_hash() -> u64 {
     ];
     let version = env!("CARGO_PKG_VERSION").bytes().map(u64::from);
     // FNV-1a over 64-bit items.
-    facts.into_iter().chain(version).fold(0xcbf2_9ce4_8422_2325, |hash, fact| {
-        (hash ^ fact).wrapping_mul(0x0100_0000_01b3)
-    })
+    facts
+        .into_iter()
+        .chain(version)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, fact| (hash ^ fact).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

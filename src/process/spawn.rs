@@ -33,7 +33,8 @@ impl Guardian {
     pub(crate) fn start(arena: &Arena) -> Result<Self, Error> {
         if sys::process::is_privileged_exec() {
             return Err(Error::invalid(
-                "this process runs with raised privileges (set-uid): it may not start workers".into(),
+                "this process runs with raised privileges (set-uid): it may not start workers"
+                    .into(),
             ));
         }
         let base = std::env::temp_dir();
@@ -67,7 +68,8 @@ impl Guardian {
             }
         }
         let pidfd = starting.keep();
-        let pidfd = pidfd.ok_or_else(|| Error::broken("the guardian process was given up".into()))?;
+        let pidfd =
+            pidfd.ok_or_else(|| Error::broken("the guardian process was given up".into()))?;
         Ok(Self { control, pidfd })
     }
 
@@ -141,7 +143,9 @@ impl Starting {
 
     fn pidfd(&self) -> Result<BorrowedFd<'_>, Error> {
         let pidfd = self.pidfd.as_ref();
-        pidfd.map(AsFd::as_fd).ok_or_else(|| Error::broken("the guardian process was given up".into()))
+        pidfd
+            .map(AsFd::as_fd)
+            .ok_or_else(|| Error::broken("the guardian process was given up".into()))
     }
 }
 
@@ -187,15 +191,17 @@ fn rendezvous(
     };
     if length == 0 {
         return Err(Error::broken(
-            "the guardian process ended before it was ready (its standard error may say why)".into(),
+            "the guardian process ended before it was ready (its standard error may say why)"
+                .into(),
         ));
     }
     let place = base.join(folder);
     let handle = sys::fd::open_folder(&place)
         .map_err(|error| Error::os("open the rendezvous folder", error))?;
     let inside = String::from_utf8_lossy(&path[..length]).into_owned();
-    let bootstrap = IpcSender::<Bootstrap>::connect(format!("{}/{inside}", sys::fd::proc_path(&handle)))
-        .map_err(|error| Error::os("connect to the guardian process", error))?;
+    let bootstrap =
+        IpcSender::<Bootstrap>::connect(format!("{}/{inside}", sys::fd::proc_path(&handle)))
+            .map_err(|error| Error::os("connect to the guardian process", error))?;
     let io = |error| Error::os("make a control channel", error);
     let (sender, commands) = ipc::channel::<Command>().map_err(io)?;
     let (replies, receiver) = ipc::channel::<Reply>().map_err(io)?;

@@ -189,7 +189,8 @@ impl Ring<'_> {
     /// Frees the cell of a claim whose value has been handed over (R4).
     #[inline]
     pub(crate) fn release(&self, position: u64) {
-        let empty = Cell { lap: (self.lap(position) + 1) % LAPS, claimer: 0, state: EMPTY, value: 0 };
+        let empty =
+            Cell { lap: (self.lap(position) + 1) % LAPS, claimer: 0, state: EMPTY, value: 0 };
         // SYNC(cell-empty): pairs with the Acquire in `push`.
         self.cell(position).store(empty.to_raw(), Release);
     }

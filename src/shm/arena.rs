@@ -6,7 +6,7 @@
 
 use super::allocator::{self, AllocatorState};
 use super::offset::Shared;
-use super::participants::{ParticipantId, TABLE_BYTES};
+use super::participants::{ParticipantId, Reserved, TABLE_BYTES};
 use super::segment::Segment;
 use crate::error::Error;
 use crate::limits::{ARENA_BYTES_MAX, ARENA_BYTES_MIN};
@@ -99,12 +99,12 @@ impl Arena {
         TREE.get()
     }
 
-    /// Attaches the calling process as participant `id`.
-    pub(crate) fn become_participant(&self, id: ParticipantId) -> Result<&Self, Error> {
-        if !self.attach(id) {
+    /// Attaches the calling process as the participant that was reserved for it.
+    pub(crate) fn become_participant(&self, reserved: Reserved) -> Result<&Self, Error> {
+        if !self.attach(reserved) {
             return Err(Error::invalid("the place reserved for this process was given up".into()));
         }
-        OWN.store(id.to_raw() as u32, Relaxed);
+        OWN.store(reserved.id.to_raw() as u32, Relaxed);
         Ok(self)
     }
 

@@ -1,11 +1,13 @@
 //! The table of processes attached to the arena, and each one's ledger.
 //!
 //! # Shared state
-//! One entry per process, 256 bytes, zero at first. Its word:
+//! One entry per process, 128 bytes, zero at first. Its word:
 //!
 //! ```text
-//! | pid 32 | parent participant 16 | unused 8 | state 8 |     FREE 0, RESERVED 1, ALIVE 2
+//! | pid 32 | parent participant 16 | generation 8 | state 8 |     FREE 0, RESERVED 1, ALIVE 2
 //! ```
+//! The generation counts reservations: a worker that was given up before it attached, and starts
+//! late, does not take its successor's entry.
 //!
 //! # States
 //! FREE -> RESERVED (the parent, before it has the worker forked) -> ALIVE (the worker itself, with
@@ -30,9 +32,10 @@ use crate::error::Error;
 use crate::limits::PARTICIPANTS_MAX;
 use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::sys;
+use serde::{Deserialize, Serialize};
 
 /// An index into the table; 0 is nobody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct ParticipantId(u16);
 
 impl ParticipantId {
@@ -63,6 +66,13 @@ pub(crate) struct Ledger {
     pub(crate) started: AtomicU32,
 }
 
+/// An entry that was reserved for a process which is about to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reserved {
+    pub(crate) id: ParticipantId,
+    generation: u8,
+}
+
 /// One attached process.
 #[derive(Debug)]
 #[repr(C, align(128))]
@@ -87,6 +97,7 @@ const ALIVE: u64 = 2;
 struct Word {
     pid: u32,
     parent: ParticipantId,
+    generation: u8,
     state: u64,
 }
 
@@ -95,12 +106,16 @@ impl Word {
         Self {
             pid: (raw >> 32) as u32,
             parent: ParticipantId::from_raw(raw >> 16 & 0xffff),
+            generation: (raw >> 8) as u8,
             state: raw & 0xff,
         }
     }
 
     fn to_raw(self) -> u64 {
-        u64::from(self.pid) << 32 | self.parent.to_raw() << 16 | self.state
+        u64::from(self.pid) << 32
+            | self.parent.to_raw() << 16
+            | u64::from(self.generation) << 8
+            | self.state
     }
 }
 
@@ -116,13 +131,16 @@ impl Arena {
     }
 
     /// Reserves an entry for a process that `parent` is about to have started.
-    pub(crate) fn reserve_participant(&self, parent: ParticipantId) -> Result<ParticipantId, Error> {
-        let reserved = Word { pid: 0, parent, state: RESERVED }.to_raw();
+    pub(crate) fn reserve_participant(&self, parent: ParticipantId) -> Result<Reserved, Error> {
         for (index, entry) in self.participants().iter().enumerate().skip(1) {
-            if entry.word.load(Relaxed) == FREE
-                && entry.word.compare_exchange(FREE, reserved, AcqRel, Relaxed).is_ok()
+            let raw = entry.word.load(Relaxed);
+            let free = Word::from_raw(raw);
+            let generation = free.generation.wrapping_add(1);
+            let reserved = Word { pid: 0, parent, generation, state: RESERVED }.to_raw();
+            if free.state == FREE
+                && entry.word.compare_exchange(raw, reserved, AcqRel, Relaxed).is_ok()
             {
-                return Ok(ParticipantId::from_raw(index as u64));
+                return Ok(Reserved { id: ParticipantId::from_raw(index as u64), generation });
             }
         }
         Err(Error::limit(format!(
@@ -133,28 +151,45 @@ impl Arena {
 
     /// Attaches the calling process to its reserved entry; `false` if the parent gave it up.
     #[must_use]
-    pub(crate) fn attach(&self, id: ParticipantId) -> bool {
-        let entry = self.participant(id);
+    pub(crate) fn attach(&self, reserved: Reserved) -> bool {
+        let entry = self.participant(reserved.id);
         let word = Word::from_raw(entry.word.load(Acquire));
+        if word.state != RESERVED || word.generation != reserved.generation {
+            return false;
+        }
         let pid = sys::process::own_pid();
         entry.start_time_ticks.store(sys::process::start_time_ticks(pid).unwrap_or(0), Relaxed);
         let alive = Word { pid, state: ALIVE, ..word }.to_raw();
-        // SYNC(participant-alive): pairs with the Acquire in `children_of`; carries the start time.
-        word.state == RESERVED
-            && entry.word.compare_exchange(word.to_raw(), alive, Release, Relaxed).is_ok()
+        // SYNC(participant-alive): pairs with the Acquire in `identity_of`; carries the start time.
+        entry.word.compare_exchange(word.to_raw(), alive, AcqRel, Relaxed).is_ok()
     }
 
-    /// The processes that `parent` had started and that are still entered: id, pid, start time.
-    /// A pid of 0 means that it has not attached.
-    pub(crate) fn children_of(&self, parent: ParticipantId) -> Vec<(ParticipantId, u32, u64)> {
+    /// Takes a reservation back; if its process has attached, `false`: it has to be ended first.
+    #[must_use]
+    pub(crate) fn withdraw(&self, reserved: Reserved) -> bool {
+        let entry = self.participant(reserved.id);
+        let word = Word::from_raw(entry.word.load(Acquire));
+        let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word }.to_raw();
+        word.state == RESERVED
+            && entry.word.compare_exchange(word.to_raw(), free, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Pid and start time of an attached process; a pid of 0 if it has not attached.
+    pub(crate) fn identity_of(&self, id: ParticipantId) -> (u32, u64) {
+        let entry = self.participant(id);
+        // SYNC(participant-alive): pairs with the swap in `attach`.
+        let pid = Word::from_raw(entry.word.load(Acquire)).pid;
+        (pid, entry.start_time_ticks.load(Relaxed))
+    }
+
+    /// The processes that `parent` had started and that are still entered.
+    pub(crate) fn children_of(&self, parent: ParticipantId) -> Vec<ParticipantId> {
         let entries = self.participants().iter().enumerate().skip(1);
         entries
             .filter_map(|(index, entry)| {
-                // SYNC(participant-alive): see `attach`.
                 let word = Word::from_raw(entry.word.load(Acquire));
                 let id = ParticipantId::from_raw(index as u64);
-                (word.state != FREE && word.parent == parent && id != parent)
-                    .then(|| (id, word.pid, entry.start_time_ticks.load(Relaxed)))
+                (word.state != FREE && word.parent == parent && id != parent).then_some(id)
             })
             .collect()
     }
@@ -166,7 +201,9 @@ impl Arena {
         entry.ledger.slot.store(0, Relaxed);
         entry.ledger.asleep.store(0, Relaxed);
         entry.ledger.started.store(0, Relaxed);
-        entry.word.store(FREE, Release);
+        let word = Word::from_raw(entry.word.load(Relaxed));
+        let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word };
+        entry.word.store(free.to_raw(), Release);
     }
 }
 
@@ -177,14 +214,19 @@ mod tests {
     #[test]
     fn an_entry_goes_from_reserved_to_alive_to_free_and_a_late_start_is_refused() {
         let arena = Arena::create(crate::limits::ARENA_BYTES_MIN).unwrap();
-        let parent = arena.reserve_participant(ParticipantId::NOBODY).unwrap();
+        let parent = arena.reserve_participant(ParticipantId::NOBODY).unwrap().id;
         let child = arena.reserve_participant(parent).unwrap();
-        assert_eq!(arena.children_of(parent), [(child, 0, 0)]);
+        assert_eq!(arena.children_of(parent), [child.id]);
+        assert_eq!(arena.identity_of(child.id).0, 0);
         assert!(arena.attach(child));
-        assert_eq!(arena.children_of(parent)[0].1, sys::process::own_pid());
-        arena.release_participant(child);
+        assert_eq!(arena.identity_of(child.id).0, sys::process::own_pid());
+        assert!(!arena.withdraw(child), "it has attached");
+        arena.release_participant(child.id);
         assert!(!arena.attach(child), "its parent gave it up");
-        assert_eq!(arena.reserve_participant(parent).unwrap(), child, "the entry is reused");
+        let next = arena.reserve_participant(parent).unwrap();
+        assert_eq!(next.id, child.id, "the entry is reused");
+        assert!(!arena.attach(child), "and not its successor's");
+        assert!(arena.withdraw(next) && !arena.attach(next));
     }
 
     #[test]

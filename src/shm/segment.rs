@@ -135,9 +135,8 @@ mod named {
                 .create()
                 .map_err(|error| failed("create", name, error))?;
             // From here on, dropping `mapping` unlinks the name again.
-            sys::memory::reserve_named(&id, bytes as u64).map_err(|error| {
-                failed(&format!("reserve {bytes} bytes for"), name, error)
-            })?;
+            sys::memory::reserve_named(&id, bytes as u64)
+                .map_err(|error| failed(&format!("reserve {bytes} bytes for"), name, error))?;
             Self::over_mapping(mapping, creator, name)
         }
 

@@ -18,7 +18,11 @@ pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends `bytes` and, with them, an optional descriptor. Never raises SIGPIPE, never blocks.
-pub(crate) fn send(socket: impl AsFd, bytes: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<()> {
+pub(crate) fn send(
+    socket: impl AsFd,
+    bytes: &[u8],
+    passed: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let passed = passed.map(|fd| [fd]);
@@ -30,7 +34,10 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], passed: Option<BorrowedFd<'_
 }
 
 /// Receives one message: its length (0: the peer is gone) and the descriptor that came with it.
-pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+pub(crate) fn receive(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -92,7 +99,8 @@ pub(crate) fn take_standard_input() -> io::Result<OwnedFd> {
     // SAFETY: descriptor 0 is open for the length of this call: our parent set it up.
     let input = unsafe { BorrowedFd::borrow_raw(0) };
     let taken = rustix::io::fcntl_dupfd_cloexec(input, 3)?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())?;
+    let null =
+        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())?;
     // SAFETY: we replace descriptor 0 and forget the handle, so nobody closes it twice.
     let mut zero = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(0) });
     rustix::io::dup2(&null, &mut zero)?;

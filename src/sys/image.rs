@@ -12,14 +12,19 @@ pub(crate) fn text_range_around(address: usize) -> Option<Range<usize>> {
         address: usize,
         found: Option<Range<usize>>,
     }
-    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> i32 {
+    unsafe extern "C" fn visit(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        data: *mut c_void,
+    ) -> i32 {
         // SAFETY: the loader passes a valid description and hands our own `Search` through.
         let (info, search) = unsafe { (&*info, &mut *data.cast::<Search>()) };
         if info.dlpi_phdr.is_null() {
             return 0;
         }
         // SAFETY: the loader describes `dlpi_phnum` headers at `dlpi_phdr`.
-        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let headers =
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         for header in headers {
             if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_X == 0 {
                 continue;

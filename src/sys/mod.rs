@@ -3,11 +3,11 @@
 //! Everything goes through `rustix`; `libc` is used only for what that lacks: `fork`, the robust
 //! process-shared mutex, the signal mask, the list of loaded images and auxiliary vector entries.
 
-pub(crate) mod futex;
 #[cfg(not(loom))]
 pub(crate) mod clock;
 #[cfg(not(loom))]
 pub(crate) mod fd;
+pub(crate) mod futex;
 #[cfg(not(loom))]
 pub(crate) mod host;
 #[cfg(not(loom))]

@@ -1,0 +1,6 @@
+//! What the pool is measured against.
+
+pub(crate) mod helper;
+pub(crate) mod python;
+pub(crate) mod spawned;
+pub(crate) mod threads;

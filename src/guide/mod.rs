@@ -1,0 +1,16 @@
+//! Pages about how the crate works; there is no code here.
+//!
+//! - [`architecture`]: processes, memory, the path of one task, the layers, and where to look.
+//! - [`crash_model`]: for each step of that path, who may die, what the others see, and who repairs
+//!   it.
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("crash_model.md")]
+pub mod crash_model {}
+
+/// Has the program in the README compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

@@ -1,0 +1,277 @@
+//! Taking results out of finished slots, and setting aside those whose handles wait.
+//!
+//! # Rules
+//! R1. Taking a finished slot is the swap DONE -> TAKEN in its state word. Whoever wins reads the
+//!     results, frees the blocks, frees the slot, puts it on the list and tells who waits for one.
+//! R2. When slots run out, a submitting thread *harvests*: it takes finished submitted tasks whose
+//!     handles have not been joined and sets their bytes aside in its own memory, under the lock of
+//!     `aside`. A joiner that finds its slot reused looks there, under the same lock.
+//! R3. A handle that is dropped early leaves a note in `aside`; whoever takes the slot later throws
+//!     the result away.
+#![allow(unsafe_code)] // Reads the output side of slots that it has taken.
+
+use super::context::Context;
+use super::failure;
+use super::inner::{Inner, Place, lock};
+use super::slot::Slot;
+use super::state::Phase;
+use crate::codec::{Shape, Stream, shape_of};
+use crate::error::{Step, TaskError};
+use crate::prim::Relaxed;
+use crate::shm::fault;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How many finished tasks one harvest takes at most.
+pub(super) const HARVEST_MAX: usize = 256;
+
+/// What is kept for a slot beside its shared memory.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    /// Calls that were lost with their worker, of the task that is in the slot now.
+    lost: Vec<(u32, TaskError)>,
+    /// Results of earlier tasks, by generation, whose handles have not been joined (R2).
+    harvested: Vec<(u32, Harvested)>,
+    /// Generations whose results nobody wants, and the context that they need while they run (R3).
+    unwanted: Vec<(u32, Option<Arc<Context>>)>,
+}
+
+impl Aside {
+    fn is_empty(&self) -> bool {
+        self.lost.is_empty() && self.harvested.is_empty() && self.unwanted.is_empty()
+    }
+}
+
+/// The outcome of one submitted task, out of the arena.
+#[derive(Debug)]
+enum Harvested {
+    Bytes(Vec<u8>),
+    Failed(TaskError),
+}
+
+impl Inner {
+    /// Notes that `call` of the batch in a slot was lost; by the settler, before it is DONE.
+    pub(crate) fn note_lost(&self, index: u32, call: u32, error: TaskError) {
+        lock(&self.aside).entry(index).or_default().lost.push((call, error));
+        // Tells the taker to look here.
+        self.slot(index).attempts.fetch_add(1, Relaxed);
+    }
+
+    /// All failures of the batch in a slot that the caller has taken.
+    fn failures(
+        &self,
+        index: u32,
+        aside: Option<&mut HashMap<u32, Aside>>,
+    ) -> Vec<(u32, TaskError)> {
+        let slot = self.slot(index);
+        let mut failures = Vec::new();
+        if slot.attempts.load(Relaxed) != 0 {
+            let mut take = |aside: &mut HashMap<u32, Aside>| {
+                if let Some(entry) = aside.get_mut(&index) {
+                    failures.append(&mut entry.lost);
+                    if entry.is_empty() {
+                        aside.remove(&index);
+                    }
+                }
+            };
+            match aside {
+                Some(aside) => take(aside),
+                None => take(&mut lock(&self.aside)),
+            }
+        }
+        if slot.failures.load(Relaxed) != 0 || slot.unrecorded.load(Relaxed) != 0 {
+            failures.append(&mut failure::read(self.area.arena, slot));
+        }
+        failures
+    }
+
+    /// Reads every outcome of a batch that the caller has taken, in order, and frees the slot.
+    pub(crate) fn retire<R: DeserializeOwned + 'static>(
+        &self,
+        index: u32,
+        mut sink: impl FnMut(usize, Result<R, TaskError>),
+    ) {
+        fault::point("main.result-taken");
+        let slot = self.slot(index);
+        let mut failures = self.failures(index, None);
+        let calls = slot.calls.load(Relaxed) as usize;
+        let stream = self.output::<R>(slot, calls);
+        for call in 0..calls {
+            let failed = failures.iter().position(|(failed, _)| *failed as usize == call);
+            sink(
+                call,
+                match (failed, &stream) {
+                    (Some(place), _) => Err(failures.swap_remove(place).1),
+                    (None, Some(stream)) => stream.value(call).map_err(|message| {
+                        TaskError::cannot_decode::<R>(Step::DecodeResult, message)
+                    }),
+                    (None, None) => Err(TaskError::cannot_decode::<R>(
+                        Step::DecodeResult,
+                        "its bytes are not inside the arena",
+                    )),
+                },
+            );
+        }
+        self.free_blocks(slot);
+        self.free_slot(index);
+    }
+
+    fn output<R: DeserializeOwned + 'static>(
+        &self,
+        slot: &Slot,
+        calls: usize,
+    ) -> Option<Stream<'_, R>> {
+        let arena = self.area.arena;
+        let inline = arena.offset_of(slot.inline_output());
+        let offset = slot.output_block().unwrap_or(inline);
+        let plain = calls > 1 && shape_of::<R>() == Shape::Plain;
+        let (bytes, table_calls) = match (calls, plain) {
+            (_, true) => (calls as u64 * size_of::<R>() as u64, 0),
+            (1, _) => (slot.output_bytes.load(Relaxed), 0),
+            _ => (slot.output_bytes.load(Relaxed), calls),
+        };
+        // SAFETY: R1: we have taken the slot, so nobody writes its output.
+        unsafe { Stream::at(arena, offset, bytes, table_calls) }
+    }
+
+    /// Frees the blocks of a batch that the caller has taken.
+    pub(super) fn free_blocks(&self, slot: &Slot) {
+        let arena = self.area.arena;
+        if let Some(block) = slot.input_block() {
+            arena.free(block);
+        }
+        if let Some(block) = slot.output_block() {
+            arena.free(block);
+        }
+        failure::free(arena, slot);
+    }
+
+    /// Throws the results of a taken batch away.
+    pub(crate) fn discard(&self, index: u32) {
+        self.failures(index, None);
+        self.free_blocks(self.slot(index));
+        self.free_slot(index);
+    }
+
+    /// Takes up to `most` finished submitted tasks out of their slots (R2).
+    pub(crate) fn harvest(&self, most: usize) -> usize {
+        let mut taken = 0;
+        let looks = lock(&self.slots).submitted.len().min(2 * most);
+        for _ in 0..looks {
+            let Some(place) = lock(&self.slots).submitted.pop_front() else { break };
+            let state = self.slot(place.index).state.load();
+            if state.generation != place.generation {
+                continue;
+            }
+            if state.phase == Phase::Done && self.set_aside(place) {
+                taken += 1;
+                if taken == most {
+                    break;
+                }
+            } else {
+                lock(&self.slots).submitted.push_back(place);
+            }
+        }
+        taken
+    }
+
+    fn set_aside(&self, place: Place) -> bool {
+        let slot = self.slot(place.index);
+        {
+            let mut aside = lock(&self.aside);
+            if !slot.state.try_take(place.generation) {
+                return false;
+            }
+            let mut failures = self.failures(place.index, Some(&mut aside));
+            let entry = aside.entry(place.index).or_default();
+            let unwanted = entry.unwanted.iter().position(|(of, _)| *of == place.generation);
+            match unwanted {
+                Some(unwanted) => {
+                    entry.unwanted.swap_remove(unwanted);
+                }
+                None => {
+                    let harvested = match failures.pop() {
+                        Some((_, error)) => Harvested::Failed(error),
+                        None => self.copy_output(slot),
+                    };
+                    entry.harvested.push((place.generation, harvested));
+                }
+            }
+            if entry.is_empty() {
+                aside.remove(&place.index);
+            }
+        }
+        self.free_blocks(slot);
+        self.free_slot(place.index);
+        true
+    }
+
+    fn copy_output(&self, slot: &Slot) -> Harvested {
+        let arena = self.area.arena;
+        let offset = slot.output_block().unwrap_or(arena.offset_of(slot.inline_output()));
+        let bytes = slot.output_bytes.load(Relaxed);
+        match arena.bytes_at(offset, bytes) {
+            // SAFETY: R1: we have taken the slot, so nobody writes its output.
+            Some(start) => Harvested::Bytes(unsafe {
+                std::slice::from_raw_parts(start.as_ptr(), bytes as usize).to_vec()
+            }),
+            None => Harvested::Failed(TaskError::codec(
+                Step::DecodeResult,
+                "its bytes are not inside the arena".into(),
+            )),
+        }
+    }
+
+    /// The outcome of a task that was harvested.
+    pub(crate) fn take_aside<R: DeserializeOwned + 'static>(
+        &self,
+        place: Place,
+    ) -> Option<Result<R, TaskError>> {
+        let harvested = {
+            let mut aside = lock(&self.aside);
+            let entry = aside.get_mut(&place.index)?;
+            let at = entry.harvested.iter().position(|(of, _)| *of == place.generation)?;
+            let (_, harvested) = entry.harvested.swap_remove(at);
+            if entry.is_empty() {
+                aside.remove(&place.index);
+            }
+            harvested
+        };
+        Some(match harvested {
+            Harvested::Failed(error) => Err(error),
+            Harvested::Bytes(bytes) => Stream::of_one(&bytes)
+                .value(0)
+                .map_err(|message| TaskError::cannot_decode::<R>(Step::DecodeResult, message)),
+        })
+    }
+
+    /// Nobody wants the result of this task any more (R3).
+    pub(crate) fn give_up(&self, place: Place, context: Option<Arc<Context>>) {
+        let state = &self.slot(place.index).state;
+        if state.try_take(place.generation) {
+            self.discard(place.index);
+            return;
+        }
+        let mut aside = lock(&self.aside);
+        let entry = aside.entry(place.index).or_default();
+        let now = state.load();
+        if now.generation == place.generation && now.phase != Phase::Taken {
+            entry.unwanted.push((place.generation, context));
+        } else {
+            entry.harvested.retain(|(of, _)| *of != place.generation);
+        }
+        if entry.is_empty() {
+            aside.remove(&place.index);
+        }
+    }
+
+    /// As [`Inner::give_up`], for a batch of a map: asks the worker to leave it, and enters it for
+    /// harvesting. It stays queued until a worker passes it: a slot that was freed before that would
+    /// leave its ring cell behind, and abandoned maps could fill the ring.
+    pub(crate) fn give_up_batch(&self, place: Place, context: Option<Arc<Context>>) {
+        self.slot(place.index).cancel();
+        lock(&self.slots).submitted.push_back(place);
+        self.give_up(place, context);
+    }
+}

@@ -1,0 +1,449 @@
+//! The supervisor's thread: watching workers and the guardian, replacing what dies.
+//!
+//! It polls one pidfd per worker, the guardian's, and an event counter for requests; no signals are
+//! involved.
+//!
+//! # Protocol
+//! A worker's pidfd is readable: have the guardian reap it and fork its replacement (both requests
+//! go out together), settle what it held, enter the new one. The guardian's is readable: its workers
+//! are dying too (parent-death signal); wait for each, settle each, start another guardian. A worker
+//! that may have been forked but cannot be watched (the guardian died before it answered, no
+//! descriptor is left) is a *stray*: it is ended and settled like any other.
+//!
+//! # Limits
+//! A pool whose workers cannot be started, or die before they reach their loop, [`FAILED_MAX`] times
+//! in a row is broken: its tasks fail and say so. A worker that dies later is replaced at once,
+//! however often.
+
+use super::inner::Inner;
+use super::settle::{Dead, end_orphan, settle};
+use super::supervisor::{Mailbox, Request};
+use super::worker::{self, WorkerSpec};
+use crate::error::{Error, WorkerExit};
+use crate::prim::Relaxed;
+use crate::process::identity::{CodeOffset, Entry};
+use crate::process::{Forked, Guardian};
+use crate::shm::participants::Reserved;
+use crate::shm::{Arena, ParticipantId};
+use crate::sys;
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+/// Starts in a row that may fail before a pool is given up: forks that the system refuses (retried
+/// with growing pauses, half a second in all), or workers that die before they reach their loop.
+const FAILED_MAX: u32 = 10;
+
+/// A worker process.
+struct Worker {
+    pool: u64,
+    id: ParticipantId,
+    number: usize,
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+/// A worker that the guardian was asked for.
+struct Asked {
+    pool: u64,
+    number: usize,
+    reserved: Reserved,
+}
+
+struct Watched {
+    inner: Arc<Inner>,
+    /// Workers in a row that died before they reached their loop.
+    failed_starts: u32,
+    leaving: Option<Leaving>,
+}
+
+struct Leaving {
+    killed_at: Instant,
+    done: mpsc::Sender<Result<(), Error>>,
+}
+
+impl Watched {
+    fn is_staying(&self) -> bool {
+        self.leaving.is_none() && self.failed_starts < FAILED_MAX
+    }
+
+    fn is_to_be_killed(&self, now: Instant) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.killed_at <= now)
+    }
+}
+
+/// What the supervisor's thread keeps.
+pub(super) struct Watch {
+    arena: &'static Arena,
+    mailbox: Arc<Mailbox>,
+    guardian: Option<Guardian>,
+    pools: Vec<Watched>,
+    workers: Vec<Worker>,
+    /// Attempts in a row to start a guardian or to have a worker forked that failed.
+    failed_forks: u32,
+    retry_at: Option<Instant>,
+    quit: bool,
+}
+
+impl Watch {
+    pub(super) fn new(arena: &'static Arena, mailbox: Arc<Mailbox>) -> Self {
+        Self {
+            arena,
+            mailbox,
+            guardian: None,
+            pools: Vec::new(),
+            workers: Vec::new(),
+            failed_forks: 0,
+            retry_at: None,
+            quit: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        sys::process::block_signals_in_this_thread();
+        while !self.quit {
+            let (guardian_died, dead) = self.wait();
+            if guardian_died {
+                self.bury_guardian();
+            } else {
+                self.replace(&dead);
+            }
+            if guardian_died || self.retry_at.is_some_and(|at| at <= Instant::now()) {
+                self.fill_up();
+            }
+            self.serve_requests();
+            self.end_leaving();
+        }
+        if let Some(guardian) = self.guardian.take() {
+            guardian.end();
+        }
+    }
+
+    /// Sleeps until something happens: whether the guardian died, and the pids of dead workers.
+    fn wait(&self) -> (bool, Vec<u32>) {
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.mailbox.bell.as_fd()];
+        fds.extend(self.workers.iter().map(|worker| worker.pidfd.as_fd()));
+        fds.extend(self.guardian.as_ref().map(Guardian::pidfd));
+        let leaving = self.pools.iter().filter_map(|pool| pool.leaving.as_ref());
+        let deadline = leaving.map(|leaving| leaving.killed_at).chain(self.retry_at).min();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| vec![false; fds.len()]);
+        sys::fd::clear_event(&self.mailbox.bell);
+        let dead = self.workers.iter().zip(&ready[1..]).filter(|(_, ready)| **ready);
+        let dead = dead.map(|(worker, _)| worker.pid).collect();
+        let guardian_died = self.guardian.is_some() && ready.last() == Some(&true);
+        (guardian_died, dead)
+    }
+
+    fn pool(&mut self, id: u64) -> Option<&mut Watched> {
+        self.pools.iter_mut().find(|pool| pool.inner.id == id)
+    }
+
+    // Starting ------------------------------------------------------------------------------
+
+    fn add(&mut self, inner: Arc<Inner>) -> Result<(), Error> {
+        let id = inner.id;
+        self.pools.push(Watched { inner, failed_starts: 0, leaving: None });
+        let started = self.try_fill_up();
+        if started.is_err() {
+            self.remove(id, Duration::ZERO, mpsc::channel().0);
+        }
+        started
+    }
+
+    /// Starts what is missing; if that fails, again a little later, and in the end not at all.
+    fn fill_up(&mut self) {
+        self.retry_at = None;
+        match self.try_fill_up() {
+            Ok(()) => self.failed_forks = 0,
+            Err(error) => self.forking_failed(&error),
+        }
+    }
+
+    fn try_fill_up(&mut self) -> Result<(), Error> {
+        let missing = self.missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if self.guardian.is_none() {
+            self.guardian = Some(Guardian::start(self.arena)?);
+        }
+        let asked = self.ask_forks(&missing)?;
+        self.enter_forked(asked)
+    }
+
+    /// The workers (pool, number) that should be and are not.
+    fn missing(&self) -> Vec<(u64, usize)> {
+        let staying = self.pools.iter().filter(|pool| pool.is_staying());
+        let wanted = staying.flat_map(|pool| (0..pool.inner.workers).map(|n| (pool.inner.id, n)));
+        let there: HashSet<(u64, usize)> =
+            self.workers.iter().map(|worker| (worker.pool, worker.number)).collect();
+        wanted.filter(|worker| !there.contains(worker)).collect()
+    }
+
+    fn forking_failed(&mut self, error: &Error) {
+        self.failed_forks += 1;
+        let pause = Duration::from_millis(1 << self.failed_forks.min(7));
+        self.retry_at = Some(Instant::now() + pause);
+        if self.failed_forks < FAILED_MAX {
+            return;
+        }
+        self.failed_forks = 0;
+        for (id, _) in self.missing() {
+            let left = self.workers.iter().any(|worker| worker.pool == id);
+            if let (Some(watched), false) = (self.pool(id), left) {
+                watched.failed_starts = FAILED_MAX;
+                watched.inner.set_broken(format!("the pool is broken: no worker starts: {error}"));
+            }
+        }
+    }
+
+    /// Sends requests for workers (pool, number).
+    fn ask_forks(&mut self, wanted: &[(u64, usize)]) -> Result<Vec<Asked>, Error> {
+        let entry = CodeOffset::of(worker::main as Entry as usize)?;
+        let mut asked = Vec::with_capacity(wanted.len());
+        for (pool, number) in wanted {
+            let Some(watched) = self.pools.iter().find(|watched| watched.inner.id == *pool) else {
+                continue;
+            };
+            match self.ask_fork(entry, &watched.inner, *number) {
+                Ok(reserved) => asked.push(Asked { pool: *pool, number: *number, reserved }),
+                Err(error) if asked.is_empty() => return Err(error),
+                // The others are on their way; what is missing is asked for again.
+                Err(_) => break,
+            }
+        }
+        Ok(asked)
+    }
+
+    fn ask_fork(&self, entry: CodeOffset, inner: &Inner, number: usize) -> Result<Reserved, Error> {
+        let Some(guardian) = &self.guardian else {
+            return Err(Error::broken("there is no guardian process".into()));
+        };
+        let participant = self.arena.reserve_participant(inner.user)?;
+        let name = format!("{}-worker-{number}", inner.name);
+        let spec = WorkerSpec {
+            area: inner.area.address(),
+            participant,
+            user: inner.user,
+            name: name.clone(),
+            stack_bytes: inner.stack_bytes,
+            search_ns: inner.search_ns,
+        };
+        let sent = postcard::to_stdvec(&spec)
+            .map_err(|error| Error::broken(format!("cannot describe a worker: {error}")))
+            .and_then(|argument| guardian.ask_fork(entry, argument, name));
+        match sent {
+            Ok(()) => Ok(participant),
+            Err(error) => {
+                let _ = self.arena.withdraw(participant);
+                Err(error)
+            }
+        }
+    }
+
+    /// Collects the answers and enters the workers.
+    fn enter_forked(&mut self, asked: Vec<Asked>) -> Result<(), Error> {
+        let mut first_error = None;
+        let mut strays = Vec::new();
+        for Asked { pool, number, reserved } in asked {
+            let forked = match &self.guardian {
+                Some(guardian) => guardian.forked(),
+                None => Err(Error::broken("there is no guardian process".into())),
+            };
+            let entered = match forked {
+                Ok(Forked::Pid(pid)) => match sys::process::open_pidfd(pid) {
+                    Ok(pidfd) => Ok(Worker { pool, id: reserved.id, number, pid, pidfd }),
+                    Err(error) => {
+                        strays.push((pool, reserved, Some(pid)));
+                        Err(Error::os("watch a worker process", error))
+                    }
+                },
+                Ok(Forked::Failed(errno)) => {
+                    strays.push((pool, reserved, None));
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    Err(Error::os("fork a worker process", error))
+                }
+                // The guardian died, perhaps after the fork: the worker dies with it.
+                Err(error) => {
+                    strays.push((pool, reserved, None));
+                    Err(error)
+                }
+            };
+            match entered {
+                Ok(worker) => {
+                    self.workers.push(worker);
+                    if let Some(watched) = self.pool(pool) {
+                        watched.inner.counters.workers_started.fetch_add(1, Relaxed);
+                    }
+                }
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        for (pool, reserved, pid) in strays {
+            self.end_stray(pool, reserved, pid);
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Ends a worker that was forked, or may have been, but cannot be watched.
+    fn end_stray(&mut self, pool: u64, reserved: Reserved, pid: Option<u32>) {
+        if let (Some(pid), Some(guardian)) = (pid, &self.guardian) {
+            sys::process::kill_child(pid);
+            // Reaping waits for its end.
+            let _ = guardian.ask_reap(pid).and_then(|()| guardian.reaped());
+        }
+        if self.arena.withdraw(reserved) {
+            return;
+        }
+        let pid = end_orphan(self.arena, reserved.id);
+        let exit = WorkerExit::Signal(9);
+        if let Some(watched) = self.pool(pool) {
+            settle(&watched.inner, Dead { id: reserved.id, pid, exit, closing: false });
+        }
+    }
+
+    // Replacing -----------------------------------------------------------------------------
+
+    /// Settles workers that have died and has them replaced.
+    fn replace(&mut self, dead: &[u32]) {
+        let mut gone = Vec::new();
+        for pid in dead {
+            if let Some(at) = self.workers.iter().position(|worker| worker.pid == *pid) {
+                gone.push(self.workers.swap_remove(at));
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        // One round trip for everything: reap all, fork all.
+        if let Some(guardian) = &self.guardian {
+            for worker in &gone {
+                // If this fails, so does the wait for the answer.
+                let _ = guardian.ask_reap(worker.pid);
+            }
+        }
+        let wanted: Vec<(u64, usize)> = gone
+            .iter()
+            .filter(|worker| {
+                self.pools.iter().any(|pool| pool.inner.id == worker.pool && pool.is_staying())
+            })
+            .map(|worker| (worker.pool, worker.number))
+            .collect();
+        let asked = self.ask_forks(&wanted);
+        for worker in gone {
+            let exit = match self.guardian.as_ref().map(Guardian::reaped) {
+                Some(Ok(Some(exit))) => exit,
+                // The guardian died as well, and the status with it.
+                _ => WorkerExit::Signal(9),
+            };
+            self.settle_worker(&worker, exit);
+        }
+        if let Err(error) = asked.and_then(|asked| self.enter_forked(asked)) {
+            self.forking_failed(&error);
+        }
+        self.give_up_broken();
+    }
+
+    fn settle_worker(&mut self, worker: &Worker, exit: WorkerExit) {
+        let now = Instant::now();
+        let Some(watched) = self.pool(worker.pool) else { return };
+        let closing = watched.is_to_be_killed(now);
+        let dead = Dead { id: worker.id, pid: worker.pid, exit, closing };
+        let had_started = settle(&watched.inner, dead);
+        if watched.leaving.is_none() {
+            watched.inner.counters.workers_lost.fetch_add(1, Relaxed);
+            watched.failed_starts = if had_started { 0 } else { watched.failed_starts + 1 };
+        }
+    }
+
+    fn give_up_broken(&mut self) {
+        for watched in &self.pools {
+            let workers_left = self.workers.iter().any(|worker| worker.pool == watched.inner.id);
+            if watched.failed_starts >= FAILED_MAX && !workers_left {
+                watched.inner.set_broken(format!(
+                    "the pool is broken: its workers died {FAILED_MAX} times in a row before they                      could start"
+                ));
+            }
+        }
+    }
+
+    /// Settles everything after the guardian's death, of which its workers die too.
+    fn bury_guardian(&mut self) {
+        if let Some(guardian) = self.guardian.take() {
+            guardian.bury();
+        }
+        for worker in std::mem::take(&mut self.workers) {
+            // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
+            let _ = sys::process::kill_pidfd(&worker.pidfd);
+            let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(Duration::from_secs(10)));
+            self.settle_worker(&worker, WorkerExit::Signal(9));
+        }
+        self.give_up_broken();
+    }
+
+    // Requests ------------------------------------------------------------------------------
+
+    fn serve_requests(&mut self) {
+        for request in self.mailbox.take() {
+            match request {
+                Request::Add { inner, done } => {
+                    let _ = done.send(self.add(inner));
+                }
+                Request::Remove { id, grace, done } => self.remove(id, grace, done),
+                Request::Quit => self.quit = true,
+            }
+        }
+    }
+
+    fn remove(&mut self, id: u64, grace: Duration, done: mpsc::Sender<Result<(), Error>>) {
+        let killed_at = Instant::now() + grace;
+        match self.pool(id) {
+            Some(watched) => {
+                watched.leaving = Some(Leaving { killed_at, done });
+                watched.inner.area.stop();
+            }
+            None => {
+                let _ = done.send(Ok(()));
+            }
+        }
+    }
+
+    /// Kills what has outstayed its grace, and reports pools that have no workers left.
+    fn end_leaving(&mut self) {
+        let now = Instant::now();
+        let overdue: HashSet<u64> = self
+            .pools
+            .iter()
+            .filter(|pool| pool.is_to_be_killed(now))
+            .map(|pool| pool.inner.id)
+            .collect();
+        let doomed = self.workers.iter().filter(|worker| overdue.contains(&worker.pool));
+        let doomed: Vec<(u32, BorrowedFd<'_>)> =
+            doomed.map(|worker| (worker.pid, worker.pidfd.as_fd())).collect();
+        for (_, pidfd) in &doomed {
+            let _ = sys::process::kill_pidfd(pidfd);
+        }
+        // Waited for right here, so that dropping a pool is done when it returns.
+        for (_, pidfd) in &doomed {
+            let _ = sys::fd::poll_one(*pidfd, Some(Duration::from_secs(10)));
+        }
+        let doomed: Vec<u32> = doomed.into_iter().map(|(pid, _)| pid).collect();
+        self.replace(&doomed);
+        let workers = &self.workers;
+        self.pools.retain_mut(|watched| {
+            let id = watched.inner.id;
+            if watched.leaving.is_none() || workers.iter().any(|worker| worker.pool == id) {
+                return true;
+            }
+            watched.inner.end_all_tasks();
+            if let Some(Leaving { done, .. }) = watched.leaving.take() {
+                let _ = done.send(Ok(()));
+            }
+            false
+        });
+    }
+}

@@ -1,0 +1,159 @@
+//! What the integration tests share: a watchdog, processes found through `/proc`, and child
+//! programs (this same test binary, run again in a role).
+#![allow(dead_code, unused_imports)] // Each test binary uses a part of it.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Aborts the test binary if it is not dropped in time: a hang is a failure, with a dump.
+pub(crate) struct Watchdog(mpsc::Sender<()>);
+
+pub(crate) fn watchdog(seconds: u64) -> Watchdog {
+    let (alive, ended) = mpsc::channel::<()>();
+    let name = std::thread::current().name().unwrap_or("?").to_owned();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(Duration::from_secs(seconds)) == Err(mpsc::RecvTimeoutError::Timeout)
+        {
+            eprintln!("watchdog: {name} did not end within {seconds} s; processes below it:");
+            for pid in descendants(std::process::id()) {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+                eprintln!("  {} {place}", stat.split(' ').take(4).collect::<Vec<_>>().join(" "));
+            }
+            std::process::abort();
+        }
+    });
+    Watchdog(alive)
+}
+
+/// Waits until `condition` holds, under a limit that means "never".
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < limit, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = line.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Whether a process exists and is not a zombie.
+pub(crate) fn is_running(pid: u32) -> bool {
+    stat(pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
+}
+
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// The CPU time that a process has used, in clock ticks.
+pub(crate) fn cpu_ticks(pid: u32) -> u64 {
+    stat(pid)
+        .map_or(0, |fields| fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap())
+}
+
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|child| parent_of(*child) == Some(pid)).collect()
+}
+
+/// Everything below a process, zombies included.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut queue = VecDeque::from([pid]);
+    while let Some(pid) = queue.pop_front() {
+        for child in children(pid) {
+            found.push(child);
+            queue.push_back(child);
+        }
+    }
+    found
+}
+
+pub(crate) fn name_of(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// The guardian of a process.
+pub(crate) fn guardian_of(pid: u32) -> Option<u32> {
+    children(pid).into_iter().find(|child| name_of(*child) == "procpool-guard")
+}
+
+/// The workers of a process whose pool is called `pool`.
+pub(crate) fn workers_of(pid: u32, pool: &str) -> Vec<u32> {
+    let prefix = format!("{pool}-worker");
+    let Some(guardian) = guardian_of(pid) else { return Vec::new() };
+    children(guardian)
+        .into_iter()
+        .filter(|worker| {
+            is_running(*worker) && prefix.starts_with(&cut(&name_of(*worker), &prefix))
+        })
+        .collect()
+}
+
+fn cut(name: &str, prefix: &str) -> String {
+    name.chars().take(prefix.len().min(15)).collect()
+}
+
+pub(crate) fn kill(pid: u32, signal: i32) {
+    // SAFETY: sends a signal to a process that this test has started.
+    unsafe { libc::kill(pid as i32, signal) };
+}
+
+pub(crate) fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Bytes of memory that are really there, of this process.
+pub(crate) fn resident_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Variable that tells a child program its role.
+pub(crate) const ROLE: &str = "PROCPOOL_TEST_ROLE";
+
+pub(crate) fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// Runs this test binary again: only the test `child_program`, in the given role.
+pub(crate) fn program_in_role(role: &str, temporary: &std::path::Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_program", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, role).env("TMPDIR", temporary).stdin(Stdio::null());
+    command
+}
+
+/// Waits until a child program has written `line`; returns what else it wrote before.
+pub(crate) fn wait_for_line(child: &mut Child, line: &str) -> String {
+    use std::io::BufRead;
+    let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut all = String::new();
+    loop {
+        let mut text = String::new();
+        assert!(reader.read_line(&mut text).unwrap() > 0, "ended before {line:?}: {all}");
+        if text.trim_end().ends_with(line) {
+            return all;
+        }
+        all.push_str(&text);
+    }
+}
+
+/// Entries of `/dev/shm` that are ours.
+pub(crate) fn shared_memory_files() -> Vec<String> {
+    let entries = fs::read_dir("/dev/shm").map(|entries| entries.flatten().collect());
+    let names = entries.unwrap_or_else(|_| Vec::new()).into_iter();
+    names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.contains("procpool") || name.contains("ipc-channel"))
+        .collect()
+}
