@@ -308,6 +308,11 @@ impl Error {
         matches!(*self.kind, ErrorKind::Closed)
     }
 
+    /// Whether a process of ours failed, as opposed to the system or the caller.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(*self.kind, ErrorKind::Broken(_))
+    }
+
     /// Returns whether a setting or an argument was refused.
     #[must_use]
     pub fn is_invalid(&self) -> bool {

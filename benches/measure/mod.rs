@@ -191,10 +191,24 @@ impl Table {
         self.row(name, &ours.to_string(), "", "", &ratio, limit, verdict);
     }
 
-    /// Adds a row for a pair of which at least one side has no figure, with the reason.
-    pub(crate) fn without(&mut self, name: &str, limit: Limit, ours: &str, peer: (&str, &str)) {
-        let verdict = if ours.is_empty() { None } else { Some(false) };
-        self.row(name, ours, peer.0, peer.1, "", limit, verdict);
+    /// Adds a row for two sides of one figure each: its text and its nanoseconds, which are
+    /// infinite where there is none.
+    pub(crate) fn figures(
+        &mut self,
+        name: &str,
+        limit: Limit,
+        (ours, ours_ns): (&str, f64),
+        (peer_name, peer, peer_ns): (&str, &str, f64),
+    ) {
+        let verdict = limit.is_met(ours_ns, peer_ns);
+        let both = ours_ns.is_finite() && peer_ns.is_finite();
+        let ratio = if both { limit.ratio(ours_ns, peer_ns) } else { String::new() };
+        self.row(name, ours, peer_name, peer, &ratio, limit, verdict);
+    }
+
+    /// Adds a row that was not measured, with the reason.
+    pub(crate) fn skipped(&mut self, name: &str, limit: Limit, peer_name: &str, reason: &str) {
+        self.row(name, "", peer_name, reason, "", limit, None);
     }
 
     #[expect(clippy::too_many_arguments, reason = "one for each column")]

@@ -4,12 +4,16 @@
 //! A call spins for a number of steps. What a step takes is calibrated with two threads at once,
 //! so that cores which share their execution units, or clock down together, are not held against
 //! the pool. For calls of duration `d`, efficiency is `n * d / 2` over the time that `n` calls
-//! took. Durations go down by factors of 1.5 until two in a row miss one half; the result lies on
-//! the line (over the logarithm of `d`) between the last that reached it and the next.
+//! took. Durations go down by factors of 1.5 until some in a row miss one half (one or two may do
+//! so because of foreign load); the result lies on the line (over the logarithm of `d`) between the
+//! shortest that reached it and the next. "Up to" marks the shortest duration that was tried.
+//!
+//! Foreign load makes these rows worse than any other: a single figure far off the ones of other
+//! runs means nothing.
 
 use super::pool;
 use super::submit::{WINDOW, in_window};
-use crate::measure::{Limit, Spread, Table, median, unit};
+use crate::measure::{Limit, Table, median, unit};
 use crate::peers::threads::{Rayon, Threads};
 use procpool::Pool;
 use std::hint::black_box;
@@ -24,7 +28,9 @@ const STEP: f64 = 1.5;
 const ROUND_NS: f64 = 25e6;
 const CALLS_MAX: f64 = 400_000.0;
 /// Measurements of one duration, of which the median counts.
-const REPEATS: usize = 3;
+const REPEATS: usize = 5;
+/// Durations in a row that miss one half before the search ends.
+const MISSES: u32 = 4;
 
 /// Spins for that many steps.
 pub(crate) fn spin(steps: u64) -> u64 {
@@ -44,16 +50,22 @@ pub(crate) fn map_spins(pool: &Pool, steps: u64, calls: u64) -> Duration {
     elapsed
 }
 
-/// What one call takes, in nanoseconds, while another thread does the same.
+/// What one call takes, in nanoseconds, while another thread does the same: the median of nine
+/// measurements of about a millisecond, since whatever disturbs it would count as useful work.
 fn calibrate(steps: u64, calls: u64) -> f64 {
     let barrier = Barrier::new(2);
     let time = || {
-        barrier.wait();
-        let start = Instant::now();
-        for _ in 0..calls {
-            black_box(spin(black_box(steps)));
+        let mut times = [0f64; 9];
+        for time in &mut times {
+            barrier.wait();
+            let start = Instant::now();
+            for _ in 0..calls {
+                black_box(spin(black_box(steps)));
+            }
+            *time = start.elapsed().as_nanos() as f64 / calls as f64;
         }
-        start.elapsed().as_nanos() as f64 / calls as f64
+        times.sort_unstable_by(f64::total_cmp);
+        median(&times)
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(time);
@@ -78,7 +90,7 @@ impl<'a> Search<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.misses == 2
+        self.misses == MISSES
     }
 
     fn efficiency(&mut self, steps: u64, duration_ns: f64, calls: u64) -> f64 {
@@ -102,15 +114,24 @@ impl<'a> Search<'a> {
         let share = (0.5 - below) / (above - below);
         Some((short.ln() + share * (long.ln() - short.ln())).exp())
     }
+
+    /// The cell of the table.
+    fn text(&self) -> String {
+        match self.result() {
+            None => format!("none up to {}", unit(LONGEST_NS)),
+            Some(nanos) if self.missed.is_none() => format!("up to {}", unit(nanos)),
+            Some(nanos) => unit(nanos),
+        }
+    }
 }
 
 fn search(name: &str, sides: &mut [Search<'_>; 2]) {
     eprintln!("measuring {name}");
-    let step_ns = calibrate(1_000_000, 5) / 1e6;
+    let step_ns = calibrate(1_000_000, 1) / 1e6;
     let mut wanted_ns = LONGEST_NS;
     while wanted_ns >= SHORTEST_NS && !sides.iter().all(Search::is_over) {
         let steps = (wanted_ns / step_ns).round().max(1.0) as u64;
-        let duration_ns = calibrate(steps, (5e6 / wanted_ns) as u64);
+        let duration_ns = calibrate(steps, (1e6 / wanted_ns) as u64);
         let calls = (ROUND_NS * WORKERS / duration_ns).min(CALLS_MAX) as u64;
         let mut efficiencies = [const { Vec::new() }; 2];
         for _ in 0..REPEATS {
@@ -139,15 +160,9 @@ fn row<'a>(
 ) {
     let mut sides = [ours, peer];
     search(name, &mut sides);
-    let text = |found: Option<f64>| found.map_or("none up to 50 µs".to_owned(), unit);
-    match sides.each_ref().map(Search::result) {
-        [Some(ours), Some(peer)] => {
-            let (ours, peer) = (Spread::of(&mut [ours]), Spread::of(&mut [peer]));
-            table.pair(name, limit, ours, peer_name, peer);
-        }
-        [Some(ours), None] => table.absolute(name, limit, Spread::of(&mut [ours])),
-        [None, peer] => table.without(name, limit, &text(None), (peer_name, &text(peer))),
-    }
+    let [ours, peer] = sides;
+    let figures = (ours.result().unwrap_or(f64::INFINITY), peer.result().unwrap_or(f64::INFINITY));
+    table.figures(name, limit, (&ours.text(), figures.0), (peer_name, &peer.text(), figures.1));
 }
 
 pub(crate) fn rows(table: &mut Table) {

@@ -117,7 +117,7 @@ fn million(table: &mut Table) -> Option<String> {
     } else {
         let mut rounds: Vec<f64> =
             (0..ROUNDS).map(|_| ours(MILLION).as_nanos() as f64 / MILLION as f64).collect();
-        table.without(name, limit, "", (peer, "skipped: no python3 that runs"));
+        table.skipped(name, limit, peer, "skipped: no python3 that runs");
         (Spread::of(&mut rounds), "Python: none found".to_owned())
     };
     table.absolute(name, Limit::Nanos(15.0), spread);

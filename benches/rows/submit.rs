@@ -127,7 +127,7 @@ fn asleep(table: &mut Table, helper: &mut Helper) {
         Some((ours, theirs)) if pin_workers(&pool, theirs) => {
             pinned(ours, || row(&name, limit, &pool, Some(theirs)));
         }
-        _ => table.without(&name, limit, "", ("futex ping-pong", "skipped: one core")),
+        _ => table.skipped(&name, limit, "futex ping-pong", "skipped: no second core"),
     }
 }
 

@@ -35,6 +35,9 @@ use std::time::{Duration, Instant};
 /// with growing pauses, half a second in all), or workers that die before they reach their loop.
 const FAILED_MAX: u32 = 10;
 
+/// Guardians that may die while a pool is being built before that fails.
+const GUARDIANS_MAX: u32 = 4;
+
 /// A worker process.
 struct Worker {
     pool: u64,
@@ -145,7 +148,14 @@ impl Watch {
     fn add(&mut self, inner: Arc<Inner>) -> Result<(), Error> {
         let id = inner.id;
         self.pools.push(Watched { inner, failed_starts: 0, leaving: None });
-        let started = self.try_fill_up();
+        let mut started = self.try_fill_up();
+        for _ in 1..GUARDIANS_MAX {
+            if !started.as_ref().is_err_and(Error::is_broken) {
+                break;
+            }
+            self.bury_guardian();
+            started = self.try_fill_up();
+        }
         if started.is_err() {
             self.remove(id, Duration::ZERO, mpsc::channel().0);
         }
@@ -157,7 +167,12 @@ impl Watch {
         self.retry_at = None;
         match self.try_fill_up() {
             Ok(()) => self.failed_forks = 0,
-            Err(error) => self.forking_failed(&error),
+            Err(error) => {
+                if error.is_broken() {
+                    self.bury_guardian();
+                }
+                self.forking_failed(&error);
+            }
         }
     }
 
@@ -371,7 +386,7 @@ impl Watch {
         }
     }
 
-    /// Settles everything after the guardian's death, of which its workers die too.
+    /// Ends what is left of the guardian, of which its workers die too, and settles everything.
     fn bury_guardian(&mut self) {
         if let Some(guardian) = self.guardian.take() {
             guardian.bury();

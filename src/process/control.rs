@@ -44,6 +44,11 @@ pub(crate) struct Bootstrap {
     pub(crate) replies: IpcSender<Reply>,
 }
 
+/// The other side has closed its sockets, which a dying process does before its pidfd tells.
+fn hung_up(doing: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::broken(format!("the guardian process does not {doing} control messages: {error}"))
+}
+
 /// One side's end: sends `S`, receives `R`.
 #[derive(Debug)]
 pub(crate) struct Control<S: Serialize, R> {
@@ -55,9 +60,7 @@ pub(crate) struct Control<S: Serialize, R> {
 impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
     /// Sends a message and rings.
     pub(crate) fn send(&self, message: S) -> Result<(), Error> {
-        self.sender.send(message).map_err(|error| {
-            Error::os("send a control message", std::io::Error::other(error.to_string()))
-        })?;
+        self.sender.send(message).map_err(|error| hung_up("take", &error))?;
         // A full socket has rings enough; a closed one is noticed by the next poll.
         let _ = sys::fd::send(&self.doorbell, b"!", None);
         Ok(())
@@ -68,10 +71,7 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
         match self.receiver.try_recv() {
             Ok(message) => Ok(Some(message)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(error) => Err(Error::os(
-                "receive a control message",
-                std::io::Error::other(error.to_string()),
-            )),
+            Err(error) => Err(hung_up("answer", &error)),
         }
     }
 

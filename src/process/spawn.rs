@@ -120,8 +120,9 @@ impl Guardian {
         reap_own(pidfd.as_fd());
     }
 
-    /// Frees the process entry of a guardian that is dead.
+    /// Frees the process entry of a guardian that is dead, dying or of no use any more.
     pub(crate) fn bury(self) -> Option<WorkerExit> {
+        let _ = sys::process::kill_pidfd(&self.pidfd);
         reap_own(self.pidfd())
     }
 }

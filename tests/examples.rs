@@ -1,0 +1,169 @@
+//! Runs the examples as a user would, and checks what they print.
+//!
+//! `cargo test` builds the examples first. `cargo test --test examples` does not: it runs the ones
+//! that were built last, so run `cargo build --examples` before it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Seek};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A run that takes longer has failed.
+const RUN_MAX: Duration = Duration::from_secs(120);
+
+/// The program of an example: beside the folder that this test program is in.
+fn example(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let profile = own.parent().and_then(Path::parent).unwrap();
+    let program = profile.join("examples").join(name);
+    assert!(program.is_file(), "no {}: run `cargo build --examples` first", program.display());
+    program
+}
+
+/// Runs a program under a watchdog; returns what it wrote to its standard output.
+///
+/// Output goes to files, not pipes: a process that outlived the program would keep a pipe open, and
+/// the test would wait for it.
+fn run(command: &mut Command) -> String {
+    let (mut output, mut errors) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    command.stdin(Stdio::null());
+    command.stdout(output.try_clone().unwrap()).stderr(errors.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    let limit = Instant::now() + RUN_MAX;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        if Instant::now() > limit {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let (output, errors) = (content(&mut output), content(&mut errors));
+    let how = status.map_or(format!("did not end within {RUN_MAX:?}"), |status| status.to_string());
+    let ended_well = status.is_some_and(|status| status.success());
+    assert!(ended_well, "{command:?}: {how}\nstdout:\n{output}\nstderr:\n{errors}");
+    output
+}
+
+fn content(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The number behind a label, in a line of its own.
+fn number(output: &str, label: &str) -> u64 {
+    let line = output.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(' '));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no number after {label:?} in:\n{output}"))
+}
+
+#[test]
+fn quickstart_prints_a_square() {
+    assert_eq!(run(&mut Command::new(example("quickstart"))), "998001\n");
+}
+
+/// The command in the header of the example, for the folder in its first argument.
+fn documented_command() -> String {
+    let header = include_str!("../examples/wordcount.rs");
+    let (_, rest) = header.split_once("//! ```sh\n").unwrap();
+    let (command, _) = rest.split_once("//! ```\n").unwrap();
+    let lines: Vec<&str> =
+        command.lines().map(|line| line.strip_prefix("//!").unwrap().trim()).collect();
+    lines.join(" ").replace("DIR", "\"$1\"")
+}
+
+#[test]
+fn wordcount_agrees_with_wc() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a folder with spaces");
+    let write = |name: &[u8], text: &[u8]| {
+        let path = root.join(OsStr::from_bytes(name));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    // (words, name, text); the words of the counted files by hand.
+    let counted: &[(u64, &[u8], &[u8])] = &[
+        (5, b"plain.txt", b"one two three\n\n  one\tone\n"),
+        (2, b"no newline at the end", b"first last"),
+        (2, b"no newline either", b"first last"),
+        (7, b"all the white space", b"a\tb\nc\x0bd\x0ce\rf g \n"),
+        (5, b"sub folder/deeper/not ASCII", "é 日本 a\u{a0}b \u{2003} —\n".as_bytes()),
+        (3, b"sub folder/odd bytes", b"\x01 \x00 \x7f\x1b\n"),
+        (1, b".hidden/file", b"hidden\n"),
+        (1, b"name with\na newline", b"newline\n"),
+        (1, b"name that is not UTF-8 \xff", b"name\n"),
+        (0, b"empty", b""),
+        (0, b"blank", b" \n\t"),
+    ];
+    for (_, name, text) in counted {
+        write(name, text);
+    }
+    write(b"latin one", b"not counted: caf\xe9\n");
+    write(b"sub folder/cut off", b"not counted \xe6\x97");
+    write(b"sub folder/surrogate", b"not counted \xed\xa0\x80\n");
+    let outside = folder.path().join("outside");
+    fs::write(&outside, "not below the folder").unwrap();
+    symlink(&outside, root.join("link to a file")).unwrap();
+    symlink(folder.path(), root.join("link to a folder")).unwrap();
+
+    let output = run(Command::new(example("wordcount")).arg(&root));
+    let words: u64 = counted.iter().map(|(words, _, _)| words).sum();
+    let bytes: usize = counted.iter().map(|(_, _, text)| text.len()).sum();
+    assert_eq!(number(&output, "words"), words, "{output}");
+    assert_eq!(number(&output, "files"), counted.len() as u64, "{output}");
+    assert_eq!(number(&output, "bytes"), bytes as u64, "{output}");
+    assert_eq!(number(&output, "skipped"), 3, "{output}");
+    // 27 words; `one` three times, `first` and `last` twice.
+    assert_eq!((words, number(&output, "distinct words")), (27, 23), "{output}");
+    let most_frequent = output.lines().nth(1).unwrap();
+    assert_eq!(most_frequent.split_whitespace().collect::<Vec<_>>(), ["3", "one"], "{output}");
+
+    let command = documented_command();
+    let by_wc = run(Command::new("sh").args(["-c", &command, "sh"]).arg(&root));
+    assert_eq!(by_wc.trim(), words.to_string(), "{command}");
+}
+
+#[test]
+fn wordcount_of_nothing_is_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(Command::new(example("wordcount")).arg(folder.path()));
+    assert_eq!((number(&output, "files"), number(&output, "words")), (0, 0), "{output}");
+}
+
+#[test]
+fn isolate_shows_every_failure_and_leaves_nothing() {
+    let (working, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = Command::new(example("isolate"));
+    let output = run(command.current_dir(working.path()).env("TMPDIR", temporary.path()));
+    // In the order of the tasks, so that each text belongs to its own.
+    let mut rest = output.as_str();
+    for text in [
+        "cannot divide 1 by 0",
+        "worker_exit: none",
+        "which ended with signal 11",
+        "worker_exit: signal 11",
+        "worker_exit: exit code 3",
+        "worker_exit: signal 6",
+        "worker_exit: signal 9",
+        "5 failed",
+        "4 lost",
+    ] {
+        let (_, behind) =
+            rest.split_once(text).unwrap_or_else(|| panic!("no {text:?} in its place:\n{output}"));
+        rest = behind;
+    }
+    assert_eq!(output.matches("as it should be").count(), 5, "{output}");
+    for folder in [working.path(), temporary.path()] {
+        let left: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        assert!(left.is_empty(), "files left behind: {left:?}");
+    }
+}

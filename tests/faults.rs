@@ -1,0 +1,151 @@
+//! Walks through every fault point: one process is killed exactly there, exactly once, and every
+//! task still ends as it must.
+//!
+//! Each point runs in a program of its own (this binary in a role), because the point is armed in
+//! the arena, and because the points of the user's process end that program.
+#![cfg(any(debug_assertions, feature = "fault"))]
+
+mod support;
+
+use procpool::{Pool, TaskHandle, fault};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
+use support::*;
+
+/// Work that passes every point of the task path: short and long results, failures, a context,
+/// sleeping and searching workers, a worker that ends by itself.
+fn work(pool: &Pool, round: u64) -> u32 {
+    let mut lost = 0;
+    let mut count = |error: &procpool::TaskError| {
+        assert!(error.is_worker_lost() || error.is_panic(), "{error}");
+        lost += u32::from(error.is_worker_lost());
+    };
+    // Varying results that outgrow their block, and a panic among them.
+    let grow = |n: usize| {
+        assert!(n != 13, "thirteen");
+        vec![n.to_string(); (n % 7) * 40]
+    };
+    for (n, outcome) in pool.map_each(grow, 0..60usize).unwrap().iter().enumerate() {
+        match outcome {
+            Ok(value) => assert!(n != 13 && *value == vec![n.to_string(); (n % 7) * 40]),
+            Err(error) => count(error),
+        }
+    }
+    for (n, outcome) in pool.map_each(|n: u64| n * 2, 0..500u64).unwrap().iter().enumerate() {
+        match outcome {
+            Ok(value) => assert_eq!(*value, n as u64 * 2),
+            Err(error) => count(error),
+        }
+    }
+    let tasks: Vec<TaskHandle<String>> =
+        (0..40).map(|n: u64| pool.submit(|n: u64| n.to_string().repeat(30), n).unwrap()).collect();
+    for (n, task) in tasks.into_iter().enumerate() {
+        match task.join() {
+            Ok(text) => assert_eq!(text, n.to_string().repeat(30)),
+            Err(error) => count(&error),
+        }
+    }
+    let table = vec![round; 100];
+    let shared = pool.with(&table);
+    for outcome in shared.map_each(|table: &Vec<u64>, n: usize| table[n], 0..50usize).unwrap() {
+        match outcome {
+            Ok(value) => assert_eq!(value, round),
+            Err(error) => count(&error),
+        }
+    }
+    // Lets the workers sleep, so that the next submit has to wake one.
+    std::thread::sleep(Duration::from_millis(1));
+    match pool.submit(|n: u64| n, round).unwrap().join() {
+        Ok(value) => assert_eq!(value, round),
+        Err(error) => count(&error),
+    }
+    // A worker that ends takes the guardian through reaping and forking.
+    let ended = pool.submit(|(): ()| std::process::exit(0), ()).unwrap().join();
+    let error: procpool::TaskError = ended.map(|()| ()).unwrap_err();
+    assert!(error.is_worker_lost());
+    lost
+}
+
+/// Not a test of its own: the program that the tests below run.
+#[test]
+fn child_program() {
+    let Some(role) = role() else { return };
+    let (point, skip) = role.split_once(' ').unwrap();
+    let skip: u32 = skip.parse().unwrap();
+    let early = point.starts_with("guardian") || point.starts_with("worker.attach");
+    if early {
+        fault::arm(point, skip).unwrap();
+    }
+    let pool = Pool::builder().workers(2).name("faulty").build().unwrap();
+    work(&pool, 1);
+    if !early {
+        fault::arm(point, skip).unwrap();
+    }
+    let mut lost = 0;
+    for round in 0..30 {
+        lost += work(&pool, round);
+        if fault::fired().is_some() {
+            break;
+        }
+    }
+    let fired = fault::fired();
+    fault::disarm();
+    // A guardian that died over the last request of a round takes its workers with it in this one.
+    lost += work(&pool, 30);
+    if point.starts_with("guardian") {
+        assert!(lost <= 2, "{point}: a guardian's death takes one call per worker, not {lost}");
+    } else {
+        assert!(lost <= 1, "{point}: a worker's death takes one call, not {lost}");
+    }
+    for round in 0..3 {
+        assert_eq!(work(&pool, round), 0, "{point}");
+    }
+    wait_until("the pool is whole", || pool.check_invariants().is_ok());
+    let used = pool.stats().arena_used_bytes;
+    for round in 0..3 {
+        work(&pool, round);
+    }
+    wait_until("the pool is whole", || pool.check_invariants().is_ok());
+    assert_eq!(pool.stats().arena_used_bytes, used, "{point}: the arena holds what it held");
+    pool.shutdown().unwrap();
+    println!("fired: {}", fired.unwrap_or("none"));
+}
+
+/// Runs the program with one point armed; whether it fired.
+fn walk(point: &str, skip: u32, temporary: &std::path::Path) -> bool {
+    let output = program_in_role(&format!("{point} {skip}"), temporary)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if point.starts_with("main.") || (point.starts_with("alloc.") && !output.status.success()) {
+        assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{point} {skip}: {text}{errors}");
+        return true;
+    }
+    assert!(output.status.success(), "{point} {skip}: {text}{errors}");
+    let fired = text.contains(&format!("fired: {point}"));
+    assert!(fired || text.contains("fired: none"), "{point} {skip}: {text}{errors}");
+    fired
+}
+
+#[test]
+fn every_point_may_be_the_last_of_a_process() {
+    let _dog = watchdog(900);
+    let folder = tempfile::tempdir().unwrap();
+    let only = std::env::var("PROCPOOL_FAULT_POINT").ok();
+    for point in
+        fault::POINTS.iter().filter(|point| only.as_ref().is_none_or(|only| only == **point))
+    {
+        let mut fired = 0;
+        for skip in [0, 1, 7] {
+            fired += u32::from(walk(point, skip, folder.path()));
+        }
+        assert!(fired > 0, "{point} is never passed: the walk does not test it");
+        wait_until("the temporary directory is empty", || {
+            std::fs::read_dir(folder.path()).unwrap().count() == 0
+        });
+    }
+}
