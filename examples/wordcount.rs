@@ -19,14 +19,15 @@
 //! not white space into letters: GNU `wc -w` 9.1 alone does not count words without an ASCII letter,
 //! digit or sign in the C locale, and elsewhere takes a no-break space for the end of a word.
 //!
-//! How it works: the files are dealt out to some chunks of about equal size, biggest first, and one
-//! task counts one chunk. A task returns its table in parts, chosen by a hash of the word, so that
-//! several threads can merge at once: thread `n` merges part `n` of every table. All files are read
-//! once beforehand, so that both ways find them in the page cache if it is large enough.
+//! How it works: neighbouring files, which have many words in common, form chunks of about equal
+//! size; one task counts one chunk, and the biggest chunk goes first. A task returns its table in
+//! parts, chosen by a hash of the word, so that several threads can merge at once: thread `n` merges
+//! part `n` of every table. All files are read once beforehand, so that both ways find them in the
+//! page cache if it is large enough.
 
 use procpool::Pool;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -35,7 +36,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Enough that the last chunks to end are short; more of them repeat common words more often.
+/// Enough that the last chunks to end are short; with more, common words are sent more often.
 const CHUNKS_PER_WORKER: usize = 8;
 /// What opening a file costs, in bytes that could be counted meanwhile.
 const FILE_COST_BYTES: u64 = 4096;
@@ -97,7 +98,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 // What to count -------------------------------------------------------------------------------
 
-/// Every file to count with its size, biggest first.
+/// Every file to count with its size, in order of path.
 fn files_to_count() -> Result<Vec<(u64, PathBuf)>, Box<dyn Error>> {
     let mut folders: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let mut files = Vec::new();
@@ -123,7 +124,7 @@ fn files_to_count() -> Result<Vec<(u64, PathBuf)>, Box<dyn Error>> {
             false => files.push((metadata.len(), folder)),
         }
     }
-    files.sort_unstable_by(|a, b| b.cmp(a));
+    files.sort_unstable_by(|(_, a), (_, b)| a.cmp(b));
     Ok(files)
 }
 
@@ -149,19 +150,23 @@ fn list(folder: PathBuf, files: &mut Vec<(u64, PathBuf)>) {
     }
 }
 
-/// Deals the files out: each, biggest first, to the chunk that has least; the fullest chunk first.
-fn chunks(files: &[(u64, PathBuf)], most: usize) -> Vec<Vec<OsString>> {
-    let mut chunks = vec![(0, Vec::new()); most.min(files.len())];
-    let mut least: BinaryHeap<_> = (0..chunks.len()).map(|index| Reverse((0, index))).collect();
+/// Cuts the list, in order of path, into about so many chunks of equal size; the biggest first.
+fn chunks(files: &[(u64, PathBuf)], about: usize) -> Vec<Vec<OsString>> {
+    let cost = |bytes: &u64| bytes + FILE_COST_BYTES;
+    let all: u64 = files.iter().map(|(bytes, _)| cost(bytes)).sum();
+    let mut chunks: Vec<(u64, Vec<OsString>)> = Vec::new();
     for (bytes, path) in files {
-        let Some(Reverse((_, index))) = least.pop() else { break };
-        let (cost, paths) = &mut chunks[index];
-        *cost += bytes + FILE_COST_BYTES;
         // Unlike a `PathBuf`, an `OsString` need not be UTF-8 to be sent.
-        paths.push(path.clone().into_os_string());
-        least.push(Reverse((*cost, index)));
+        let path = path.clone().into_os_string();
+        match chunks.last_mut() {
+            Some((sum, paths)) if *sum + cost(bytes) <= all / about as u64 => {
+                *sum += cost(bytes);
+                paths.push(path);
+            }
+            _ => chunks.push((cost(bytes), vec![path])),
+        }
     }
-    chunks.sort_by_key(|(cost, _)| Reverse(*cost));
+    chunks.sort_by_key(|(sum, _)| Reverse(*sum));
     chunks.into_iter().map(|(_, paths)| paths).collect()
 }
 
@@ -249,7 +254,10 @@ fn print_words(tables: &[Table<&str>]) {
     }
     words.sort_unstable();
     for (Reverse(times), word) in words {
-        println!("{times:>12}  {}", word.escape_debug());
+        match word.contains(char::is_control) {
+            true => println!("{times:>12}  {}", word.escape_debug()),
+            false => println!("{times:>12}  {word}"),
+        }
     }
 }
 

@@ -1,5 +1,27 @@
 //! A pool of worker processes on one Linux machine, fed through shared memory.
+//!
+//! It is what Python's `multiprocessing` does, for Rust: a task runs in another process, so that a
+//! crash, a leak or a runaway thread there cannot touch your program. Killing any process of the
+//! tree at any moment loses nothing but the call that it was running, and hangs nobody.
+//!
+//! ```
+//! use procpool::Pool;
+//!
+//! let pool = Pool::new()?; // one worker per usable core
+//! let squares = pool.map(|x: u64| x * x, 0..1_000_000)?; // Vec<u64>, in input order
+//! assert_eq!(squares[999], 998_001);
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
+//! - [`Pool::map`], [`Pool::map_each`]: one function, many inputs; all results or one outcome each.
+//! - [`Pool::submit`]: one call; a [`TaskHandle`] waits for its outcome.
+//! - [`Pool::with`]: a value that all calls may read, sent once.
+//! - [`TaskError`]: what happened to a call: a panic, or the worker's pid and how it ended.
+//!
+//! Nothing needs to be registered, and the same code works in a program, an example, a bench and a
+//! test; see [`init`] for the rare program that needs more. How it works is in [`guide`].
 #![deny(unsafe_code)]
+#![cfg_attr(loom, allow(dead_code, unused_imports))] // The models use a part of each layer.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("procpool runs on Linux only, on x86-64 and aarch64");
@@ -40,10 +62,10 @@ pub use shm::fault;
 ///
 /// # Examples
 /// ```
-/// fn main() {
-///     procpool::init();
-///     // the program
-/// }
+/// procpool::init(); // the first line of `main`
+/// let pool = procpool::Pool::new()?;
+/// assert_eq!(pool.map(|x: u8| x + 1, [1u8, 2])?, [2, 3]);
+/// # Ok::<(), procpool::Error>(())
 /// ```
 #[cfg(not(loom))]
 pub fn init() {

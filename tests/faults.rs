@@ -61,10 +61,14 @@ fn work(pool: &Pool, round: u64) -> u32 {
         Err(error) => count(&error),
     }
     // A worker that ends takes the guardian through reaping and forking.
-    let ended = pool.submit(|(): ()| std::process::exit(0), ()).unwrap().join();
-    let error: procpool::TaskError = ended.map(|()| ()).unwrap_err();
+    let ended = pool.submit(leave, ()).unwrap().join();
+    let error: procpool::TaskError = ended.unwrap_err();
     assert!(error.is_worker_lost());
     lost
+}
+
+fn leave(_: ()) {
+    std::process::exit(0)
 }
 
 /// Not a test of its own: the program that the tests below run.

@@ -190,7 +190,7 @@ fn long_batches_with_failures_among_varying_results_keep_every_neighbour() {
     let outcomes = pool
         .map_each(
             |n: usize| {
-                assert!(n % 97 != 0, "{n}");
+                assert!(!n.is_multiple_of(97), "{n}");
                 n.to_string()
             },
             0..20_000,

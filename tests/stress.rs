@@ -51,7 +51,7 @@ fn work(pool: &Pool, thread: u64, tasks: u64) -> u64 {
     for task in 0..tasks {
         let n = thread * tasks + task;
         let handle = pool.submit(answer, n).unwrap();
-        if n % 11 == 0 {
+        if n.is_multiple_of(11) {
             // Nobody will ask for this one.
             drop(handle);
             continue;

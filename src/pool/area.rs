@@ -51,8 +51,8 @@ struct Header {
     contexts: [ContextPlace; CONTEXTS_MAX],
 }
 
-// SAFETY: atomics only; padding is never read.
 #[allow(unsafe_code)] // The marker asserts what the line above says.
+// SAFETY: atomics only; padding is never read.
 unsafe impl Shared for Header {}
 
 /// Where a pool's area lies: what a worker is told.

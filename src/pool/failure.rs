@@ -14,6 +14,7 @@ use crate::error::{Step, TaskError};
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
 use crate::shm::{Arena, Offset, ParticipantId};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::cell::RefCell;
 
 const HEADER_BYTES: u64 = 24;
@@ -44,7 +45,7 @@ thread_local! {
 pub(crate) fn note_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let mut message = info.payload_as_str().unwrap_or("(no message)").to_owned();
+        let mut message = text_of(info.payload()).to_owned();
         let mut end = message.len().min(MESSAGE_BYTES_MAX);
         while !message.is_char_boundary(end) {
             end -= 1;
@@ -54,6 +55,13 @@ pub(crate) fn note_panics() {
         LAST_PANIC.with_borrow_mut(|last| *last = Some(FailureRecord::Panic { message, location }));
         report(info);
     }));
+}
+
+/// The message that `panic!` makes: literal or formatted.
+fn text_of(payload: &dyn Any) -> &str {
+    let formatted = || payload.downcast_ref::<String>().map(String::as_str);
+    let literal = payload.downcast_ref::<&'static str>().copied();
+    literal.or_else(formatted).unwrap_or("(no message)")
 }
 
 /// The panic that was just caught in this thread.

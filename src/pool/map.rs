@@ -315,8 +315,8 @@ where
                 writer.put_u64((calls - 1) * 8, writer.length() as u64);
             }
         }
-        if calls > 0 {
-            self.sizer.input_bytes = ((writer.length() - start) / calls).max(1);
+        if let Some(bytes) = (writer.length() - start).checked_div(calls) {
+            self.sizer.input_bytes = bytes.max(1);
         }
         Ok(calls)
     }

@@ -240,18 +240,20 @@ impl Arena {
             let offset = held.layout.data + unit * UNIT_BYTES;
             let start = (offset + 8).next_multiple_of(4096);
             let end = (offset + head.units * UNIT_BYTES) & !4095;
-            if head.state == FREE && head.units >= LARGE_UNITS && start < end {
-                if let Some(address) = held.arena.bytes_at(start, end - start) {
-                    // SAFETY: the pages lie in a free block behind its link, and we hold the lock.
-                    unsafe { crate::sys::memory::discard(address, (end - start) as usize) };
-                }
+            if head.state == FREE
+                && head.units >= LARGE_UNITS
+                && start < end
+                && let Some(address) = held.arena.bytes_at(start, end - start)
+            {
+                // SAFETY: the pages lie in a free block behind its link, and we hold the lock.
+                unsafe { crate::sys::memory::discard(address, (end - start) as usize) };
             }
         });
     }
 }
 
-// SAFETY: a single atomic.
 #[allow(unsafe_code)] // The marker asserts what the line above says.
+// SAFETY: a single atomic.
 unsafe impl Shared for AtomicU64 {}
 
 impl Held<'_> {

@@ -34,8 +34,8 @@ pub(super) struct Header {
     pub(super) allocator: AllocatorState,
 }
 
-// SAFETY: atomics and a mutex that the C library accesses; padding is never read.
 #[allow(unsafe_code)] // The marker asserts what the line above says.
+// SAFETY: atomics and a mutex that the C library accesses; padding is never read.
 unsafe impl Shared for Header {}
 
 /// A mapped arena.

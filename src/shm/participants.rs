@@ -83,8 +83,8 @@ pub(crate) struct Participant {
     pub(crate) ledger: Ledger,
 }
 
-// SAFETY: atomics only, padding is never read.
 #[allow(unsafe_code)] // The marker asserts what the line above says.
+// SAFETY: atomics only, padding is never read.
 unsafe impl Shared for Participant {}
 
 pub(super) const TABLE_BYTES: u64 = (PARTICIPANTS_MAX * size_of::<Participant>()) as u64;

@@ -50,15 +50,15 @@ loom::lazy_static! {
 
 #[cfg(loom)]
 pub(crate) fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) -> Woken {
-    let guard = KERNEL.0.lock().unwrap();
+    let guard = KERNEL.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if word.load(crate::prim::SeqCst) == expected {
-        drop(KERNEL.1.wait(guard).unwrap());
+        drop(KERNEL.1.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner));
     }
     Woken::LookAgain
 }
 
 #[cfg(loom)]
 pub(crate) fn wake(_word: &AtomicU32, _count: u32) {
-    let _guard = KERNEL.0.lock().unwrap();
+    let _guard = KERNEL.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     KERNEL.1.notify_all();
 }
