@@ -33,7 +33,7 @@ const UNSAFE_FILES: &[&str] = &[
     "pool/area.rs",
     "pool/context.rs",
     "pool/failure.rs",
-    "pool/inner.rs",
+    "pool/results.rs",
     "pool/slot.rs",
     "pool/state.rs",
     "pool/submit.rs",

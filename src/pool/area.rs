@@ -179,7 +179,8 @@ impl Area {
         if finished == super::state::Finished::WakeSleepers {
             slot.state.wake_sleepers();
         }
-        self.job(slot.job()).notify(u32::MAX >> 1);
+        // Waking the sleepers of the slot, if any, came after the swap to DONE and stored nothing.
+        self.job(slot.job()).notify_after_rmw(u32::MAX >> 1);
     }
 
     /// What must hold whenever no operation is under way; for tests.

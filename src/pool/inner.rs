@@ -193,8 +193,16 @@ impl Inner {
     pub(crate) fn free_slot(&self, index: u32) {
         self.slot(index).state.free();
         fault::point("main.slot-freed");
-        lock(&self.slots).free.push(index);
-        self.area.job(0).notify(u32::MAX >> 1);
+        let space = self.area.job(0);
+        let wanted = {
+            let mut slots = lock(&self.slots);
+            slots.free.push(index);
+            // Who sleeps there counted itself before it looked at the list under this lock.
+            space.has_sleepers()
+        };
+        if wanted {
+            space.notify_slow(u32::MAX >> 1);
+        }
     }
 
     /// The free list, for tests.

@@ -17,14 +17,14 @@
 //! A worker: settlement keeps the results before the culprit and queues the rest of the batch again.
 
 use super::inner::{Inner, Place};
+use super::sleep::search;
 use super::slot::Routing;
 use super::state::Phase;
 use super::submit::Job;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
-use crate::prim::{Relaxed, spin_hint};
-use crate::sys;
+use crate::prim::Relaxed;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -405,16 +405,8 @@ where
 
     /// Waits until a batch is done: searches briefly, then sleeps.
     fn wait(&self) {
-        if self.inner.search_ns > 0 {
-            let until_ns = sys::clock::monotonic_ns() + self.inner.search_ns;
-            while sys::clock::monotonic_ns() < until_ns {
-                for _ in 0..16 {
-                    if self.any_is_done() {
-                        return;
-                    }
-                    spin_hint();
-                }
-            }
+        if search(self.inner.search_ns, || self.any_is_done()) {
+            return;
         }
         let bell = self.inner.area.job(usize::from(self.waiting_place));
         let epoch = bell.prepare();

@@ -33,8 +33,12 @@
 //! `sleep_models.rs` (loom); `worker.searching`, `worker.counted-asleep`, `worker.asleep`,
 //! `worker.awake` fault points.
 
-use crate::prim::{AtomicU32, Relaxed, SeqCst, fence};
-use crate::sys::futex::{self, Woken};
+use crate::prim::spin_hint;
+use crate::prim::{AtomicU32, Relaxed, SeqCst, fence, fence_after_rmw};
+use crate::sys::{
+    self,
+    futex::{self, Woken},
+};
 use std::time::Duration;
 
 /// Lets processes sleep until something happens, and costs the notifier a load when nobody does.
@@ -77,13 +81,29 @@ impl EventCount {
     #[inline]
     pub(crate) fn notify(&self, count: u32) {
         fence(SeqCst);
-        if self.sleepers.load(Relaxed) != 0 {
+        if self.has_sleepers() {
             self.notify_slow(count);
         }
     }
 
+    /// As [`EventCount::notify`], right after the read-modify-write that made the thing visible.
+    #[inline]
+    pub(crate) fn notify_after_rmw(&self, count: u32) {
+        fence_after_rmw();
+        if self.has_sleepers() {
+            self.notify_slow(count);
+        }
+    }
+
+    /// Whether anybody is counted; for a caller whose change is ordered before this by a lock that
+    /// sleepers take between counting themselves and looking.
+    #[inline]
+    pub(crate) fn has_sleepers(&self) -> bool {
+        self.sleepers.load(Relaxed) != 0
+    }
+
     #[cold]
-    fn notify_slow(&self, count: u32) {
+    pub(crate) fn notify_slow(&self, count: u32) {
         self.epoch.fetch_add(1, SeqCst);
         futex::wake(&self.epoch, count);
     }
@@ -135,10 +155,46 @@ impl Searcher {
     }
 }
 
+#[cfg(not(loom))]
+/// How long one looks without letting others run: a hand-over between two cores takes less.
+const SPIN_NS: u64 = 4_000;
+
+#[cfg(not(loom))]
+/// Looks until `found` or the time is up; whether it was found.
+///
+/// At first it spins; then it yields between looks, because the one that is waited for may have been
+/// woken on this very core.
+pub(crate) fn search(search_ns: u64, mut found: impl FnMut() -> bool) -> bool {
+    if found() {
+        return true;
+    }
+    if search_ns == 0 {
+        return false;
+    }
+    let start_ns = sys::clock::monotonic_ns();
+    loop {
+        let elapsed_ns = sys::clock::monotonic_ns() - start_ns;
+        if elapsed_ns >= search_ns {
+            return found();
+        }
+        let looks = if elapsed_ns < SPIN_NS { 64 } else { 1 };
+        for _ in 0..looks {
+            if found() {
+                return true;
+            }
+            spin_hint();
+        }
+        if looks == 1 {
+            sys::process::yield_now();
+        }
+    }
+}
+
 /// Tells the workers that a task was queued: nothing if one is searching, else wakes one (R2, R4).
 #[inline]
 pub(crate) fn task_queued(searcher: &Searcher, idle: &EventCount) {
-    fence(SeqCst);
+    // The swap that filled the cell; a hint may have been moved since, by another swap.
+    fence_after_rmw();
     if !searcher.is_taken() && idle.sleepers.load(Relaxed) != 0 {
         idle.notify_slow(1);
     }

@@ -1,7 +1,7 @@
 //! Loom models of the event count and the searcher's seat.
 
 use super::sleep::{EventCount, Searcher, task_queued};
-use crate::prim::{AtomicU32, Relaxed, SeqCst};
+use crate::prim::{AcqRel, AtomicU32, Relaxed};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -22,8 +22,8 @@ fn a_sleeper_is_woken_or_sees_the_work() {
                 }
             })
         };
-        shared.1.store(1, Relaxed);
-        shared.0.notify(1);
+        shared.1.swap(1, AcqRel);
+        shared.0.notify_after_rmw(1);
         worker.join().unwrap();
     });
 }
@@ -48,7 +48,7 @@ fn a_task_queued_while_the_searcher_gives_up_is_not_left_alone() {
             })
         };
         let (event, searcher, work) = &*shared;
-        work.store(1, SeqCst);
+        work.swap(1, AcqRel);
         task_queued(searcher, event);
         worker.join().unwrap();
     });

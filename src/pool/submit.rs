@@ -3,14 +3,14 @@
 
 use super::context::Context;
 use super::inner::{Inner, Place};
+use super::sleep::search;
 use super::slot::{INLINE_BYTES, Routing};
 use super::state::Phase;
 use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
-use crate::prim::{Relaxed, spin_hint};
+use crate::prim::Relaxed;
 use crate::process::identity::CodeOffset;
 use crate::shm::fault;
-use crate::sys;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
 use std::marker::PhantomData;
@@ -162,20 +162,8 @@ impl<R> TaskHandle<R> {
     /// Waits until the task has ended or `deadline` has come; `true` if it has ended.
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let state = &self.inner.slot(self.place.index).state;
-        let search_ns = self.inner.search_ns;
-        if search_ns > 0 {
-            let until_ns = sys::clock::monotonic_ns() + search_ns;
-            loop {
-                for _ in 0..64 {
-                    if self.is_finished() {
-                        return true;
-                    }
-                    spin_hint();
-                }
-                if sys::clock::monotonic_ns() >= until_ns {
-                    break;
-                }
-            }
+        if search(self.inner.search_ns, || self.is_finished()) {
+            return true;
         }
         while !self.is_finished() {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -245,8 +233,9 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
                 Err(TaskError::codec(Step::DecodeResult, "its outcome was not kept".into()))
             });
         }
-        let mut outcome = Err(TaskError::pool_closed());
-        self.inner.retire(index, |_, value| outcome = value);
+        let mut outcome = None;
+        self.inner.retire(index, |_, value| outcome = Some(value));
+        let outcome = outcome.unwrap_or_else(|| Err(TaskError::pool_closed()));
         self.inner.counters.ended.fetch_add(1, Relaxed);
         if outcome.is_err() {
             self.inner.counters.failed.fetch_add(1, Relaxed);

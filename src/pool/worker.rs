@@ -16,8 +16,9 @@
 use super::area::{Area, AreaAddress};
 use super::context::ContextCache;
 use super::failure;
+use super::sleep::search;
 use super::task::{Invocation, Trampoline};
-use crate::prim::{Relaxed, SeqCst, compiler_fence, spin_hint};
+use crate::prim::{Relaxed, SeqCst, compiler_fence};
 use crate::process::identity::CodeOffset;
 use crate::shm::participants::Reserved;
 use crate::shm::{Arena, ParticipantId, fault};
@@ -175,17 +176,7 @@ impl Worker {
             return None;
         }
         fault::point("worker.searching");
-        let until_ns = sys::clock::monotonic_ns() + self.search_ns;
-        let mut found = false;
-        while !found && sys::clock::monotonic_ns() < until_ns {
-            for _ in 0..64 {
-                found = self.area.ring.has_value();
-                if found {
-                    break;
-                }
-                spin_hint();
-            }
-        }
+        search(self.search_ns, || self.area.ring.has_value());
         self.area.searcher().leave();
         let slot = self.claim()?;
         self.wake_another();

@@ -18,3 +18,16 @@ pub(crate) fn spin_hint() {
     #[cfg(not(loom))]
     std::hint::spin_loop();
 }
+
+/// Orders the read-modify-write that the caller has just made before all its later loads: one half
+/// of a store-load pair.
+///
+/// On x86-64 that instruction carries a lock prefix and is a full barrier by itself; elsewhere, and
+/// in loom's model, it takes a fence.
+#[inline]
+pub(crate) fn fence_after_rmw() {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    compiler_fence(SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    fence(SeqCst);
+}
