@@ -1,9 +1,9 @@
-//! What happens when something dies: workers before, in and after a call, the guardian, the user's
-//! process.
+//! What happens when something dies: workers before, in and after a call, the user's process. (The
+//! guardian, which all pools of a process share, has a test binary of its own.)
 
 mod support;
 
-use procpool::{Pool, TaskHandle, WorkerExit};
+use procpool::{Pool, WorkerExit};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -159,44 +159,6 @@ fn the_outcome_of_a_kill_arrives_soon() {
     waits.sort();
     // P1 promises 50 ms; a median far below it cannot be luck, a maximum may be a busy machine.
     assert!(waits[waits.len() / 2] < Duration::from_millis(50), "{waits:?}");
-}
-
-#[test]
-fn a_killed_guardian_is_replaced_and_loses_only_what_was_running() {
-    let _dog = watchdog(120);
-    let pool = named("guarded", 2);
-    for _ in 0..10 {
-        let tasks: Vec<TaskHandle<u64>> = (0..50)
-            .map(|n| {
-                pool.submit(
-                    |n: u64| {
-                        std::thread::sleep(Duration::from_millis(2));
-                        n
-                    },
-                    n,
-                )
-                .unwrap()
-            })
-            .collect();
-        let guardian = guardian_of(std::process::id());
-        if let Some(guardian) = guardian {
-            kill(guardian, libc::SIGKILL);
-        }
-        let mut lost = 0;
-        for (n, task) in tasks.into_iter().enumerate() {
-            match task.join() {
-                Ok(value) => assert_eq!(value, n as u64),
-                Err(error) => {
-                    assert!(error.is_worker_lost(), "{error}");
-                    lost += 1;
-                }
-            }
-        }
-        // Other tests of this binary share the guardian and may kill it as well: each time takes at
-        // most one running task per worker.
-        assert!(lost <= 8, "{lost}");
-        still_works(&pool);
-    }
 }
 
 #[test]

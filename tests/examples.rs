@@ -155,6 +155,7 @@ fn isolate_shows_every_failure_and_leaves_nothing() {
         "worker_exit: signal 6",
         "worker_exit: signal 9",
         "5 failed",
+        "4 lost",
     ] {
         let (_, behind) =
             rest.split_once(text).unwrap_or_else(|| panic!("no {text:?} in its place:\n{output}"));

@@ -157,7 +157,8 @@ impl Area {
     /// Wakes all workers and all who wait for results: a wake-up may have died with its receiver.
     pub(crate) fn wake_everybody(&self) {
         self.idle().notify_everybody();
-        self.header.jobs.iter().for_each(|job| job.0.notify_everybody());
+        // Only threads of the user's process sleep here, so their count is exact.
+        self.header.jobs.iter().for_each(|job| job.0.notify(u32::MAX >> 1));
     }
 
     /// Queues a slot that is READY, and has a worker look at it.

@@ -146,13 +146,22 @@ fn settle_process(arena: &Arena, id: ParticipantId) {
 }
 
 /// Ends a process that nobody watches, and waits until it can no longer write to the arena.
+///
+/// It is about to end anyway: its guardian kills it when it finds its own user's process dead, and
+/// is not needed for that if it is dead itself (parent-death signal).
 pub(crate) fn end_orphan(arena: &Arena, id: ParticipantId) -> u32 {
     let (pid, start_time_ticks) = arena.identity_of(id);
     let Ok(pidfd) = sys::process::open_pidfd(pid) else { return pid };
-    if sys::process::start_time_ticks(pid) == Some(start_time_ticks) {
-        let _ = sys::process::kill_pidfd(&pidfd);
-        // SIGKILL takes effect at once, except in a process that is stuck in the kernel.
-        let _ = sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(10)));
+    match sys::process::start_time_ticks(pid) {
+        Some(ticks) if ticks == start_time_ticks => {
+            let _ = sys::process::kill_pidfd(&pidfd);
+        }
+        // Too young to have entered its time: not killed, because it might be a stranger.
+        Some(_) if start_time_ticks == 0 => {}
+        // It is gone, and its pid is a stranger's or nobody's.
+        _ => return pid,
     }
+    // SIGKILL takes effect at once, except in a process that is stuck in the kernel.
+    let _ = sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(10)));
     pid
 }

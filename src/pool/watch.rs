@@ -185,6 +185,7 @@ impl Watch {
             self.guardian = Some(Guardian::start(self.arena)?);
         }
         let asked = self.ask_forks(&missing)?;
+        self.ring();
         self.enter_forked(asked)
     }
 
@@ -214,7 +215,13 @@ impl Watch {
         }
     }
 
-    /// Sends requests for workers (pool, number).
+    fn ring(&self) {
+        if let Some(guardian) = &self.guardian {
+            guardian.ring();
+        }
+    }
+
+    /// Posts requests for workers (pool, number).
     fn ask_forks(&mut self, wanted: &[(u64, usize)]) -> Result<Vec<Asked>, Error> {
         let entry = CodeOffset::of(worker::main as Entry as usize)?;
         let mut asked = Vec::with_capacity(wanted.len());
@@ -309,7 +316,10 @@ impl Watch {
         if let (Some(pid), Some(guardian)) = (pid, &self.guardian) {
             sys::process::kill_child(pid);
             // Reaping waits for its end.
-            let _ = guardian.ask_reap(pid).and_then(|()| guardian.reaped());
+            if guardian.ask_reap(pid).is_ok() {
+                guardian.ring();
+                let _ = guardian.reaped();
+            }
         }
         if self.arena.withdraw(reserved) {
             return;
@@ -349,6 +359,7 @@ impl Watch {
             .map(|worker| (worker.pool, worker.number))
             .collect();
         let asked = self.ask_forks(&wanted);
+        self.ring();
         for worker in gone {
             let exit = match self.guardian.as_ref().map(Guardian::reaped) {
                 Some(Ok(Some(exit))) => exit,
@@ -368,9 +379,13 @@ impl Watch {
         let Some(watched) = self.pool(worker.pool) else { return };
         let closing = watched.is_to_be_killed(now);
         let dead = Dead { id: worker.id, pid: worker.pid, exit, closing };
-        let had_started = settle(&watched.inner, dead);
-        if watched.leaving.is_none() {
+        let counted = watched.leaving.is_none();
+        if counted {
+            // Before the outcome can be seen.
             watched.inner.counters.workers_lost.fetch_add(1, Relaxed);
+        }
+        let had_started = settle(&watched.inner, dead);
+        if counted {
             watched.failed_starts = if had_started { 0 } else { watched.failed_starts + 1 };
         }
     }

@@ -194,6 +194,7 @@ impl Worker {
     fn sleep(&self) {
         // A task may have printed half a line: nobody flushes while we sleep.
         let _ = std::io::stdout().flush();
+        self.area.arena.record_start_time(self.me);
         let (idle, ledger) = (self.area.idle(), self.ledger());
         let epoch = idle.prepare();
         fault::point("worker.counted-asleep");

@@ -60,10 +60,20 @@ pub(crate) struct Control<S: Serialize, R> {
 impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
     /// Sends a message and rings.
     pub(crate) fn send(&self, message: S) -> Result<(), Error> {
-        self.sender.send(message).map_err(|error| hung_up("take", &error))?;
+        self.post(message)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Sends a message that more will follow before the ring.
+    pub(crate) fn post(&self, message: S) -> Result<(), Error> {
+        self.sender.send(message).map_err(|error| hung_up("take", &error))
+    }
+
+    /// Has the other side look.
+    pub(crate) fn ring(&self) {
         // A full socket has rings enough; a closed one is noticed by the next poll.
         let _ = sys::fd::send(&self.doorbell, b"!", None);
-        Ok(())
     }
 
     /// The next message, if one is there.
@@ -79,22 +89,21 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
     pub(crate) fn receive(&self, peer: BorrowedFd<'_>, timeout: Duration) -> Result<R, Error> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(message) = self.try_receive()? {
-                return Ok(message);
-            }
             let left = deadline.saturating_duration_since(Instant::now());
             let ready = sys::fd::poll(&[self.doorbell.as_fd(), peer], Some(left))
                 .map_err(|error| Error::os("wait for a control message", error))?;
             match ready[..] {
-                [_, true] => return Err(Error::broken("the guardian process died".into())),
-                [true, _] => {
-                    self.answer_doorbell();
+                [true, _] if self.answer_doorbell() => {
+                    if let Some(message) = self.try_receive()? {
+                        return Ok(message);
+                    }
                 }
-                _ => {
+                [false, false] => {
                     return Err(Error::broken(format!(
                         "the guardian process did not answer within {timeout:?}"
                     )));
                 }
+                _ => return Err(Error::broken("the guardian process died".into())),
             }
         }
     }

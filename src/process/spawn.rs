@@ -78,14 +78,20 @@ impl Guardian {
         self.pidfd.as_fd()
     }
 
-    /// Sends the request for a new process; [`Guardian::forked`] collects the answer.
+    /// Has the guardian look at what was asked.
+    pub(crate) fn ring(&self) {
+        self.control.ring();
+    }
+
+    /// Posts the request for a new process: [`Guardian::ring`], then [`Guardian::forked`] for the
+    /// answer.
     pub(crate) fn ask_fork(
         &self,
         entry: CodeOffset,
         argument: Vec<u8>,
         name: String,
     ) -> Result<(), Error> {
-        self.control.send(Command::Fork { entry, argument, name })
+        self.control.post(Command::Fork { entry, argument, name })
     }
 
     /// The answer to [`Guardian::ask_fork`].
@@ -96,9 +102,10 @@ impl Guardian {
         }
     }
 
-    /// Sends the request to reap a dead child; [`Guardian::reaped`] collects the answer.
+    /// Posts the request to reap a dead child: [`Guardian::ring`], then [`Guardian::reaped`] for the
+    /// answer.
     pub(crate) fn ask_reap(&self, pid: u32) -> Result<(), Error> {
-        self.control.send(Command::Reap { pid })
+        self.control.post(Command::Reap { pid })
     }
 
     /// The answer to [`Guardian::ask_reap`].

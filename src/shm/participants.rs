@@ -78,7 +78,7 @@ pub(crate) struct Reserved {
 #[repr(C, align(128))]
 pub(crate) struct Participant {
     word: AtomicU64,
-    /// Start time in clock ticks: with the pid, an identity that is never reused.
+    /// Start time in clock ticks: with the pid, an identity that is never reused. 0: not known.
     start_time_ticks: AtomicU64,
     pub(crate) ledger: Ledger,
 }
@@ -158,9 +158,9 @@ impl Arena {
             return false;
         }
         let pid = sys::process::own_pid();
-        entry.start_time_ticks.store(sys::process::start_time_ticks(pid).unwrap_or(0), Relaxed);
+        entry.start_time_ticks.store(0, Relaxed);
         let alive = Word { pid, state: ALIVE, ..word }.to_raw();
-        // SYNC(participant-alive): pairs with the Acquire in `identity_of`; carries the start time.
+        // SYNC(participant-alive): pairs with the Acquire in `identity_of`; carries the zero.
         entry.word.compare_exchange(word.to_raw(), alive, AcqRel, Relaxed).is_ok()
     }
 
@@ -174,7 +174,18 @@ impl Arena {
             && entry.word.compare_exchange(word.to_raw(), free, AcqRel, Relaxed).is_ok()
     }
 
-    /// Pid and start time of an attached process; a pid of 0 if it has not attached.
+    /// Enters the calling process's start time, once: reading it costs more than all the rest of
+    /// attaching, so a worker does it when it first has nothing to do.
+    pub(crate) fn record_start_time(&self, id: ParticipantId) {
+        let entry = self.participant(id);
+        if entry.start_time_ticks.load(Relaxed) == 0 {
+            let ticks = sys::process::start_time_ticks(sys::process::own_pid());
+            entry.start_time_ticks.store(ticks.unwrap_or(0), Relaxed);
+        }
+    }
+
+    /// Pid and start time of an attached process; a pid of 0 if it has not attached, a time of 0 if
+    /// it has not been entered yet.
     pub(crate) fn identity_of(&self, id: ParticipantId) -> (u32, u64) {
         let entry = self.participant(id);
         // SYNC(participant-alive): pairs with the swap in `attach`.
