@@ -185,13 +185,17 @@ impl<'a> ArenaWriter<'a> {
         Ok(())
     }
 
+    #[inline]
     fn append_or_note(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         // SAFETY: initialised bytes are also possibly uninitialised ones.
         let bytes = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) };
-        self.append(bytes).map_err(|error| {
-            self.error = Some(error);
-            postcard::Error::SerializeBufferFull
-        })
+        self.append(bytes).map_err(|error| self.note(error))
+    }
+
+    #[cold]
+    fn note(&mut self, error: EncodeError) -> postcard::Error {
+        self.error = Some(error);
+        postcard::Error::SerializeBufferFull
     }
 }
 

@@ -130,6 +130,7 @@ impl PoolBuilder {
             id: NEXT_ID.fetch_add(1, Relaxed),
             name: self.name,
             workers,
+            cores,
             search_ns: if cores > 1 { SEARCH_NS } else { 0 },
             stack_bytes: self.stack_bytes,
         };

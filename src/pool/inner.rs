@@ -15,6 +15,7 @@ use super::slot::Slot;
 use super::state::Phase;
 use crate::error::{Error, TaskError};
 use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
+use crate::process::identity::CodeOffset;
 use crate::shm::{ParticipantId, fault};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) workers: usize,
+    pub(crate) cores: usize,
     pub(crate) area: Area,
     pub(crate) user: ParticipantId,
     pub(crate) search_ns: u64,
@@ -44,6 +46,8 @@ pub(crate) struct Inner {
     why_broken: Mutex<Option<String>>,
     maps_running: Mutex<usize>,
     map_ended: Condvar,
+    /// How long calls take, by function.
+    known_ns: Mutex<HashMap<CodeOffset, f64>>,
     pub(crate) counters: Counters,
 }
 
@@ -76,18 +80,20 @@ pub(crate) struct Settings {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) workers: usize,
+    pub(crate) cores: usize,
     pub(crate) search_ns: u64,
     pub(crate) stack_bytes: usize,
 }
 
 impl Inner {
     pub(crate) fn new(settings: Settings, area: Area, user: ParticipantId) -> Self {
-        let Settings { id, name, workers, search_ns, stack_bytes } = settings;
+        let Settings { id, name, workers, cores, search_ns, stack_bytes } = settings;
         let free = (0..area.slots.len() as u32).rev().collect();
         Self {
             id,
             name,
             workers,
+            cores,
             area,
             user,
             search_ns,
@@ -100,6 +106,7 @@ impl Inner {
             why_broken: Mutex::default(),
             maps_running: Mutex::default(),
             map_ended: Condvar::new(),
+            known_ns: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -229,6 +236,15 @@ impl Inner {
 
     pub(crate) fn next_context_id(&self) -> u64 {
         self.next_context.fetch_add(1, Relaxed)
+    }
+
+    /// How long a call of this function took in the last map, in nanoseconds.
+    pub(crate) fn known_ns(&self, code: CodeOffset) -> Option<f64> {
+        lock(&self.known_ns).get(&code).copied()
+    }
+
+    pub(crate) fn remember_ns(&self, code: CodeOffset, ns_per_call: f64) {
+        lock(&self.known_ns).insert(code, ns_per_call);
     }
 
     /// Enters a running map, unless the pool is closed.

@@ -3,7 +3,8 @@
 //!
 //! # Protocol
 //! Keep up to `2 * workers + 1` batches under way: one running and one queued per worker, and one
-//! being filled. Collect the oldest; while it is not done, collect those behind it, so that one slow
+//! being filled. Calls that are too short to have waited for anything need a core each, so for them
+//! workers beyond the number of cores do not count (waking those would only cost). Collect the oldest; while it is not done, collect those behind it, so that one slow
 //! batch does not stop the others; when nothing is done, search briefly, then sleep on the map's own
 //! waiting place, where every finished batch of this map notifies: one hop, no thread in between.
 //!
@@ -12,6 +13,10 @@
 //! ones carry as many as take [`TARGET_NS`], growing at most 16-fold per step, never more than
 //! [`BATCH_BYTES`] of input, and towards the end no more than half of a worker's share of what is
 //! left (if the input says how much), so that all finish together.
+//!
+//! The pool remembers how long a function's calls took. If the input says how long it is, the next
+//! map of that function starts with up to 64 calls: if those turn out slow this time, a batch still is
+//! at most half of a worker's share.
 //!
 //! # If a process dies
 //! A worker: settlement keeps the results before the culprit and queues the rest of the batch again.
@@ -36,6 +41,11 @@ const TARGET_NS: f64 = 200_000.0;
 const BATCH_BYTES: usize = 128 << 10;
 /// How much larger than the last measured batch the next may be.
 const GROWTH: usize = 16;
+/// Most calls in the first batches of a function that the pool knows.
+const FIRST_CALLS: usize = 64;
+
+/// A call that waits for something takes longer than this: two changes of context at the least.
+const BLOCKING_NS: f64 = 5_000.0;
 
 /// Runs `job` on every input; `sink` gets each outcome, in input order, until it breaks.
 pub(crate) fn run<A, R>(
@@ -49,6 +59,8 @@ where
     R: DeserializeOwned + 'static,
 {
     inner.enter_map()?;
+    let (least, most) = inputs.size_hint();
+    let known_ns = if most == Some(least) { inner.known_ns(job.code) } else { None };
     let mut map = Map {
         inner,
         job,
@@ -59,7 +71,7 @@ where
         flights: VecDeque::new(),
         under_way: 0,
         sent: 0,
-        sizer: Sizer::new(),
+        sizer: Sizer::new(known_ns),
         sink,
     };
     map.run()
@@ -76,8 +88,9 @@ struct Sizer {
 }
 
 impl Sizer {
-    fn new() -> Self {
-        Self { ns_per_call: None, last_calls: 1, input_bytes: 32, output_bytes: 32 }
+    fn new(known_ns: Option<f64>) -> Self {
+        let last_calls = if known_ns.is_some() { FIRST_CALLS / GROWTH } else { 1 };
+        Self { ns_per_call: known_ns, last_calls, input_bytes: 32, output_bytes: 32 }
     }
 
     fn calls(&self, left: Option<usize>, workers: usize) -> usize {
@@ -144,9 +157,9 @@ where
     S: FnMut(Result<R, TaskError>) -> ControlFlow<()>,
 {
     fn run(&mut self) -> Result<(), Error> {
-        let most = 2 * self.inner.workers + 1;
         let mut input_ended = false;
         loop {
+            let most = 2 * self.useful_workers() + 1;
             while !input_ended && self.under_way < most {
                 match self.send()? {
                     Sent::Yes => {}
@@ -169,6 +182,12 @@ where
                 self.wait();
             }
         }
+    }
+
+    fn useful_workers(&self) -> usize {
+        let Inner { workers, cores, .. } = *self.inner.as_ref();
+        let short = self.sizer.ns_per_call.is_some_and(|ns| ns < BLOCKING_NS);
+        if short { workers.min(cores) } else { workers }
     }
 
     fn is_done(&self, place: Place) -> bool {
@@ -245,7 +264,7 @@ where
             (low, Some(high)) if low == high => Some(high + 1),
             _ => None,
         };
-        let planned = self.sizer.calls(left, inner.workers);
+        let planned = self.sizer.calls(left, self.useful_workers());
         let plain = shape_of::<A>() == Shape::Plain;
         let table_calls = if plain || planned == 1 { 0 } else { planned };
         let estimate = planned * (self.sizer.input_bytes + self.sizer.input_bytes / 4)
@@ -420,6 +439,9 @@ where
 impl<A, R, I: Iterator<Item = A>, S> Drop for Map<'_, A, R, I, S> {
     /// Gives up what is under way, if the caller stopped early or its input panicked.
     fn drop(&mut self) {
+        if let Some(ns) = self.sizer.ns_per_call {
+            self.inner.remember_ns(self.job.code, ns);
+        }
         for flight in self.flights.drain(..) {
             if let Flight::UnderWay(place) = flight {
                 self.inner.give_up_batch(place, self.job.context.clone());
@@ -436,7 +458,7 @@ mod tests {
 
     #[test]
     fn short_calls_travel_together_and_long_ones_alone() {
-        let mut sizer = Sizer::new();
+        let mut sizer = Sizer::new(None);
         assert_eq!(sizer.calls(None, 2), 1, "nothing is known yet");
         sizer.learn(1, 100, 8);
         assert_eq!(sizer.calls(None, 2), 16, "grows step by step");
@@ -449,8 +471,16 @@ mod tests {
     }
 
     #[test]
+    fn a_known_function_starts_with_more_but_never_more_than_half_a_share() {
+        let sizer = Sizer::new(Some(10.0));
+        assert_eq!(sizer.calls(Some(1_000_000), 2), FIRST_CALLS);
+        assert_eq!(sizer.calls(Some(100), 2), 25);
+        assert_eq!(Sizer::new(Some(1e9)).calls(Some(1_000_000), 2), 1);
+    }
+
+    #[test]
     fn large_results_limit_a_batch() {
-        let mut sizer = Sizer::new();
+        let mut sizer = Sizer::new(None);
         sizer.learn(1, 1000, BATCH_BYTES);
         assert_eq!(sizer.calls(None, 2), 1);
     }

@@ -24,7 +24,7 @@ fn text() -> &'static Range<usize> {
 }
 
 /// The place of a function, as a distance from [`anchor`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct CodeOffset(u64);
 
 impl CodeOffset {
