@@ -12,7 +12,8 @@
 //! The first batches carry one call. Each finished batch tells how long its calls took; the next
 //! ones carry as many as take [`TARGET_NS`], growing at most 16-fold per step, never more than
 //! [`BATCH_BYTES`] of input, and towards the end no more than half of a worker's share of what is
-//! left (if the input says how much), so that all finish together.
+//! left (if the input says how much), so that all finish together; but not less than is worth the
+//! way ([`WORTHWHILE_NS`]).
 //!
 //! The pool remembers how long a function's calls took. If the input says how long it is, the next
 //! map of that function starts with up to 64 calls: if those turn out slow this time, a batch still is
@@ -43,6 +44,8 @@ const BATCH_BYTES: usize = 128 << 10;
 const GROWTH: usize = 16;
 /// Most calls in the first batches of a function that the pool knows.
 const FIRST_CALLS: usize = 64;
+/// A batch shorter than this costs more to hand over than it saves by being shared.
+const WORTHWHILE_NS: f64 = 5_000.0;
 
 /// A call that waits for something takes longer than this: two changes of context at the least.
 const BLOCKING_NS: f64 = 5_000.0;
@@ -81,6 +84,8 @@ where
 #[derive(Debug)]
 struct Sizer {
     ns_per_call: Option<f64>,
+    /// Whether that was measured in this map.
+    measured: bool,
     last_calls: usize,
     /// Average encoded sizes, for choosing blocks.
     input_bytes: usize,
@@ -90,14 +95,17 @@ struct Sizer {
 impl Sizer {
     fn new(known_ns: Option<f64>) -> Self {
         let last_calls = if known_ns.is_some() { FIRST_CALLS / GROWTH } else { 1 };
-        Self { ns_per_call: known_ns, last_calls, input_bytes: 32, output_bytes: 32 }
+        let (input_bytes, output_bytes) = (32, 32);
+        Self { ns_per_call: known_ns, measured: false, last_calls, input_bytes, output_bytes }
     }
 
     fn calls(&self, left: Option<usize>, workers: usize) -> usize {
         let Some(ns_per_call) = self.ns_per_call else { return 1 };
         let by_time = (TARGET_NS / ns_per_call.max(0.1)) as usize;
         let bytes = self.input_bytes.max(self.output_bytes).max(1);
-        let by_share = left.map_or(usize::MAX, |left| left / (2 * workers));
+        let worthwhile =
+            if self.measured { (WORTHWHILE_NS / ns_per_call.max(0.1)) as usize } else { 1 };
+        let by_share = left.map_or(usize::MAX, |left| (left / (2 * workers)).max(worthwhile));
         by_time
             .min(self.last_calls * GROWTH)
             .min(BATCH_BYTES / bytes)
@@ -112,6 +120,7 @@ impl Sizer {
             Some(known) if calls < self.last_calls => known * 0.75 + measured * 0.25,
             _ => measured,
         });
+        self.measured = true;
         self.last_calls = self.last_calls.max(calls);
         self.output_bytes = output_bytes.div_ceil(calls).max(1);
     }
@@ -466,6 +475,7 @@ mod tests {
         sizer.learn(256, 25_600, 2048);
         assert_eq!(sizer.calls(None, 2), 2000);
         assert_eq!(sizer.calls(Some(1000), 2), 250, "everybody gets a share of the end");
+        assert_eq!(sizer.calls(Some(20), 2), 50, "but not less than is worth the way");
         sizer.learn(256, 256 * 1_000_000_000, 2048);
         assert_eq!(sizer.calls(None, 2), 1);
     }
