@@ -249,6 +249,14 @@ impl Error {
         Self::new(ErrorKind::ArenaFull { asked, free, capacity })
     }
 
+    pub(crate) fn forked() -> Self {
+        Self::invalid(
+            "this process is a forked copy of one that has pools: they belong to that one, and a \
+             copy cannot make others unless it executes a program"
+                .into(),
+        )
+    }
+
     pub(crate) fn closed() -> Self {
         Self::new(ErrorKind::Closed)
     }

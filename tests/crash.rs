@@ -215,6 +215,20 @@ fn child_program() {
             println!("ready");
             std::process::exit(0);
         }
+        "speak" => {
+            let pool = named("victim", 1);
+            let error = pool.submit(|(): ()| panic!("said once"), ()).unwrap().join();
+            let error: procpool::TaskError = error.map(|(): ()| ()).unwrap_err();
+            println!("{}", error.panic_message() == Some("said once"));
+            println!("ready");
+        }
+        "ignore" => {
+            // SAFETY: ignoring a signal runs no code.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            let pool = named("victim", 1);
+            let error = pool.submit(end, End::Exit).unwrap().join().unwrap_err();
+            println!("{}", error.worker_exit() == Some(WorkerExit::Code(3)));
+        }
         "panic" => {
             let _pool = named("victim", 2);
             println!("ready");
@@ -267,6 +281,25 @@ fn nothing_survives_the_users_process() {
     }
     run_and_end("leave", None, folder.path());
     run_and_end("panic", None, folder.path());
+}
+
+#[test]
+fn the_text_of_a_panic_reaches_standard_error_once() {
+    let _dog = watchdog(120);
+    let folder = tempfile::tempdir().unwrap();
+    let output = program_in_role("speak", folder.path()).output().unwrap();
+    let (text, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("true"), "{text}{errors}");
+    assert_eq!(errors.matches("said once").count(), 1, "{errors}");
+}
+
+#[test]
+fn a_program_that_ignores_its_dead_children_still_learns_how_a_worker_ended() {
+    let _dog = watchdog(120);
+    let folder = tempfile::tempdir().unwrap();
+    let output = program_in_role("ignore", folder.path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("true"), "{output:?}");
 }
 
 #[test]

@@ -420,3 +420,27 @@ fn workers_look_like_a_program_after_main_began() {
     assert!(ignored & (1 << (libc::SIGINT - 1)) != 0, "Ctrl-C is for the user's process");
     assert!(!leftover);
 }
+
+#[test]
+fn a_forked_copy_of_the_users_process_cannot_disturb_its_pools() {
+    let _dog = watchdog(60);
+    let pool = pool();
+    let task = pool.submit(|n: u64| n, 7).unwrap();
+    // SAFETY: the child calls little and leaves by `_exit`; with other threads about it might still
+    // meet a lock that is held for ever, which the watchdog would report.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = pool.submit(|n: u64| n, 1).is_err_and(|error| error.is_invalid());
+        let joined = task.join().is_err_and(|error| error.is_pool_closed());
+        let none = Pool::builder().workers(1).build().is_err();
+        drop(pool);
+        // SAFETY: ends the child without running what belongs to the parent.
+        unsafe { libc::_exit(i32::from(!(refused && joined && none))) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "exit code of the child, times 256");
+    assert_eq!(task.join(), Ok(7));
+    assert_eq!(pool.map(|n: u64| n + 1, 0..3u64).unwrap(), [1, 2, 3]);
+}

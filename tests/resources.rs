@@ -110,6 +110,14 @@ fn an_argument_of_a_gibibyte_crosses() {
 fn child_program() {
     let Some(role) = role() else { return };
     let _dog = watchdog(100);
+    if role == "environment" {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let text = Pool::builder().arena_bytes(8 << 20).build().unwrap_err().to_string();
+        assert!(text.contains(&(20 << 20).to_string()), "{text}");
+        drop(pool);
+        println!("done");
+        return;
+    }
     let pool = Pool::builder().workers(1).arena_bytes(8 << 20).queue_capacity(64).build().unwrap();
     let capacity = pool.stats().arena_capacity_bytes;
     let idle_bytes = pool.stats().arena_used_bytes;
@@ -192,6 +200,7 @@ fn in_small_arena(role: &str) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let output = program_in_role(role, folder.path())
+        .env("PROCPOOL_ARENA_BYTES", (20 << 20).to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .output()
@@ -204,6 +213,11 @@ fn in_small_arena(role: &str) {
 #[test]
 fn a_full_arena_is_an_error_with_numbers() {
     in_small_arena("asks");
+}
+
+#[test]
+fn the_environment_variable_sizes_the_arena_and_the_builder_comes_first() {
+    in_small_arena("environment");
 }
 
 #[test]

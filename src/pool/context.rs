@@ -13,6 +13,7 @@ use crate::error::{Error, Step, TaskError};
 use crate::limits::CONTEXTS_MAX;
 use crate::prim::{Acquire, Relaxed, Release};
 use crate::shm::ParticipantId;
+use crate::shm::arena::is_forked_copy;
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::{Any, type_name};
 
@@ -65,6 +66,9 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if is_forked_copy() {
+            return;
+        }
         self.area.contexts()[self.place as usize].id.store(0, Release);
         self.area.arena.free(self.block);
     }

@@ -16,6 +16,7 @@ use super::state::Phase;
 use crate::error::{Error, TaskError};
 use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
 use crate::process::identity::CodeOffset;
+use crate::shm::arena::is_forked_copy;
 use crate::shm::{ParticipantId, fault};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -116,7 +117,11 @@ impl Inner {
     }
 
     /// Refuses new work on a pool that is closed or broken.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if is_forked_copy() {
+            return Err(Error::forked());
+        }
         if self.closed.load(Relaxed) == 0 {
             return Ok(());
         }
@@ -316,6 +321,9 @@ impl Drop for FreeSlot<'_> {
 impl Drop for Inner {
     /// The last handle has gone, and the workers before it.
     fn drop(&mut self) {
+        if is_forked_copy() {
+            return;
+        }
         for slot in self.area.slots {
             if slot.state.load().phase != Phase::Free {
                 self.free_blocks(slot);

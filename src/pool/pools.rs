@@ -9,6 +9,7 @@ use super::submit::{self, Job, TaskHandle};
 use super::supervisor::Supervisor;
 use super::task;
 use crate::error::{Error, TaskError, TrySubmitError};
+use crate::shm::arena::is_forked_copy;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
 use std::marker::PhantomData;
@@ -241,6 +242,9 @@ impl Pool {
     #[doc(alias = "close")]
     #[doc(alias = "join")]
     pub fn shutdown(&self) -> Result<(), Error> {
+        if is_forked_copy() {
+            return Err(Error::forked());
+        }
         self.inner.close();
         self.inner.wait_until_idle();
         self.supervisor.remove(self.inner.id, LEAVING_GRACE)
@@ -260,6 +264,9 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if is_forked_copy() {
+            return;
+        }
         self.inner.close();
         // It can only fail when the supervisor is gone, and then so are the workers.
         let _ = self.supervisor.remove(self.inner.id, Duration::ZERO);

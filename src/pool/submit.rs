@@ -10,6 +10,7 @@ use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
 use crate::prim::Relaxed;
 use crate::process::identity::CodeOffset;
+use crate::shm::arena::is_forked_copy;
 use crate::shm::fault;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
@@ -143,9 +144,10 @@ fn fill<A: Serialize + 'static>(
 /// ```
 #[must_use = "the result of the task is lost if its handle is dropped"]
 pub struct TaskHandle<R> {
+    /// Before `inner`, in whose memory it lies: fields are dropped in this order.
+    context: Option<Arc<Context>>,
     inner: Arc<Inner>,
     place: Place,
-    context: Option<Arc<Context>>,
     joined: bool,
     result: PhantomData<fn() -> R>,
 }
@@ -190,6 +192,9 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     /// The task that it was running ends with [`TaskError::is_worker_lost`]; a task that it had not
     /// started yet is run by another.
     pub fn join(mut self) -> Result<R, TaskError> {
+        if is_forked_copy() {
+            return Err(TaskError::pool_closed());
+        }
         self.wait_until(None);
         self.take()
     }
@@ -215,6 +220,9 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn join_timeout(mut self, timeout: Duration) -> Result<R, JoinTimeoutError<R>> {
+        if is_forked_copy() {
+            return Err(JoinTimeoutError::Failed(TaskError::pool_closed()));
+        }
         let deadline = Instant::now().checked_add(timeout);
         if !self.wait_until(deadline) {
             return Err(JoinTimeoutError::TimedOut(self));
@@ -246,7 +254,7 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
 
 impl<R> Drop for TaskHandle<R> {
     fn drop(&mut self) {
-        if !self.joined {
+        if !self.joined && !is_forked_copy() {
             self.inner.give_up(self.place, self.context.take());
         }
     }

@@ -7,6 +7,7 @@ use super::inner::Inner;
 use super::watch::Watch;
 use crate::error::Error;
 use crate::shm::Arena;
+use crate::shm::arena::is_forked_copy;
 use crate::sys;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
@@ -102,6 +103,9 @@ impl Supervisor {
 impl Drop for Supervisor {
     /// The last pool has gone: ends the guardian too.
     fn drop(&mut self) {
+        if is_forked_copy() {
+            return;
+        }
         self.ask(Request::Quit);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

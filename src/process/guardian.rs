@@ -103,6 +103,8 @@ pub(crate) fn init() {
 fn become_guardian(role: Role) -> ! {
     sys::process::set_name("procpool-guard");
     sys::process::ignore_interrupt();
+    // A program that ignores SIGCHLD hands that down through exec, and then there are no statuses.
+    sys::process::keep_dead_children();
     sys::process::ignore_broken_pipe();
     sys::process::prefer_as_oom_victim();
     let code = match run(role) {

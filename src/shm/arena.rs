@@ -49,6 +49,21 @@ static CREATING: Mutex<()> = Mutex::new(());
 /// This process's own entry among the participants; set again in every worker after the fork.
 static OWN: AtomicU32 = AtomicU32::new(0);
 
+/// Set in a child that the user's program has forked from a process with an arena.
+static FORKED: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process is such a child. It has copies of everything private and none of the
+/// threads: whatever it did with a pool would be done twice. So it may do nothing.
+#[inline]
+pub(crate) fn is_forked_copy() -> bool {
+    FORKED.load(Relaxed) != 0
+}
+
+#[allow(unsafe_code)] // The type that the C library wants.
+unsafe extern "C" fn note_fork() {
+    FORKED.store(1, Relaxed);
+}
+
 impl Arena {
     /// Creates a private arena.
     pub(crate) fn create(bytes: usize) -> Result<Self, Error> {
@@ -68,6 +83,9 @@ impl Arena {
     ///
     /// `wanted` is what a builder asks for; it must agree with an arena that exists.
     pub(crate) fn tree(wanted: Option<usize>) -> Result<&'static Self, Error> {
+        if is_forked_copy() {
+            return Err(Error::forked());
+        }
         let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(arena) = TREE.get() {
             return match wanted.map(|bytes| bytes.next_multiple_of(4096)) {
@@ -84,6 +102,7 @@ impl Arena {
         };
         let arena = Self::create(bytes)?;
         let own = arena.reserve_participant(ParticipantId::NOBODY)?;
+        sys::process::on_fork_in_child(note_fork);
         Self::adopt(arena)?.become_participant(own)
     }
 

@@ -41,6 +41,13 @@ fn last_error() -> Errno {
     std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
+/// Has `notice` called in every child that this process forks from now on (and that does not exec).
+pub(crate) fn on_fork_in_child(notice: unsafe extern "C" fn()) {
+    // SAFETY: the handler is a function of this program, which stays loaded. It fails only without
+    // memory, and then a forked child goes unnoticed.
+    unsafe { libc::pthread_atfork(None, None, Some(notice)) };
+}
+
 /// The calling process.
 pub(crate) fn own_pid() -> u32 {
     std::process::id()
@@ -143,6 +150,12 @@ fn ignore(signal: i32) {
 /// Ctrl-C stops the user's process, which stops its workers; they do not race it.
 pub(crate) fn ignore_interrupt() {
     ignore(libc::SIGINT);
+}
+
+/// Children are to be reaped by us, whatever our parent did with its own.
+pub(crate) fn keep_dead_children() {
+    // SAFETY: the default action runs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// What the standard library does before `main`: writing to a closed pipe is an error, not death.
