@@ -48,17 +48,17 @@ fn what_a_producer_wrote_is_there_when_its_value_is_claimed() {
     loom::model(|| {
         let memory = Memory::new(2);
         let payload = Arc::new(AtomicU64::new(0));
-        let producer = {
+        let consumer = {
             let (memory, payload) = (memory.clone(), payload.clone());
             thread::spawn(move || {
-                payload.store(7, Relaxed);
-                memory.ring().push(1).unwrap();
+                let claim = memory.ring().claim(9, |_| ());
+                claim.map(|claim| (claim.value, payload.load(Relaxed)))
             })
         };
-        if let Some(claim) = memory.ring().claim(9, |_| ()) {
-            assert_eq!((claim.value, payload.load(Relaxed)), (1, 7));
-        }
-        producer.join().unwrap();
+        payload.store(7, Relaxed);
+        memory.ring().push(1).unwrap();
+        let claimed = consumer.join().unwrap();
+        assert!(claimed.is_none_or(|claimed| claimed == (1, 7)), "{claimed:?}");
     });
 }
 
