@@ -81,21 +81,32 @@ fn two_producers_fill_different_cells() {
 }
 
 #[test]
-fn a_released_cell_is_reused_in_the_next_lap() {
+fn a_released_cell_is_reused_and_what_was_done_with_its_value_is_seen() {
     loom::model(|| {
         let memory = Memory::new(1);
+        let handed_over = Arc::new(AtomicU64::new(0));
         memory.ring().push(1).unwrap();
         let consumer = {
-            let memory = memory.clone();
+            let (memory, handed_over) = (memory.clone(), handed_over.clone());
             thread::spawn(move || {
                 let claim = memory.ring().claim(5, |_| ()).unwrap();
+                handed_over.store(1, Relaxed);
                 memory.ring().release(claim.position);
                 claim.value
             })
         };
-        let pushed = memory.ring().push(2).is_ok();
+        let producer = {
+            let memory = memory.clone();
+            thread::spawn(move || {
+                let pushed = memory.ring().push(2).is_ok();
+                pushed.then(|| handed_over.load(Relaxed))
+            })
+        };
         assert_eq!(consumer.join().unwrap(), 1);
-        assert_eq!(memory.ring().claim(5, |_| ()).map(|claim| claim.value), pushed.then_some(2));
+        let pushed = producer.join().unwrap();
+        assert!(pushed.is_none_or(|handed_over| handed_over == 1));
+        let claimed = memory.ring().claim(5, |_| ()).map(|claim| claim.value);
+        assert_eq!(claimed, pushed.map(|_| 2));
     });
 }
 
