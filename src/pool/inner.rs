@@ -58,14 +58,28 @@ pub(super) struct Slots {
     free: Vec<u32>,
     /// Submitted tasks in the order of submission; some of them taken since.
     pub(super) submitted: VecDeque<Place>,
+    tally: Tally,
 }
 
-/// Numbers for `stats`.
+/// Tasks counted so far, or to be counted. Under the lock of the slots, which is taken anyway.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) submitted: u64,
+    pub(crate) ended: u64,
+    pub(crate) failed: u64,
+}
+
+impl Tally {
+    fn add(&mut self, Self { submitted, ended, failed }: Self) {
+        self.submitted += submitted;
+        self.ended += ended;
+        self.failed += failed;
+    }
+}
+
+/// Numbers of workers, for `stats`.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) submitted: AtomicU64,
-    pub(crate) ended: AtomicU64,
-    pub(crate) failed: AtomicU64,
     pub(crate) workers_started: AtomicU64,
     pub(crate) workers_lost: AtomicU64,
 }
@@ -99,7 +113,7 @@ impl Inner {
             user,
             search_ns,
             stack_bytes,
-            slots: Mutex::new(Slots { free, submitted: VecDeque::new() }),
+            slots: Mutex::new(Slots { free, submitted: VecDeque::new(), tally: Tally::default() }),
             aside: Mutex::default(),
             jobs_taken: AtomicU64::new(1),
             next_context: AtomicU64::new(1),
@@ -181,7 +195,7 @@ impl Inner {
         taken.map(|place| {
             // The words of the task before must not be taken for this one's.
             self.slot(place.index).clear_output();
-            FreeSlot { inner: self, place, sent: false }
+            FreeSlot { inner: self, place, for_submit, sent: false }
         })
     }
 
@@ -190,6 +204,7 @@ impl Inner {
         let index = slots.free.pop()?;
         let place = Place { index, generation: self.slot(index).state.load().generation };
         if for_submit {
+            slots.tally.submitted += 1;
             slots.submitted.push_back(place);
             if slots.submitted.len() > 2 * self.area.slots.len() {
                 // Most were joined since: keep those that still are in their slots.
@@ -202,19 +217,29 @@ impl Inner {
     }
 
     /// Frees a slot that the caller has taken, or filled in vain.
-    pub(crate) fn free_slot(&self, index: u32) {
+    pub(crate) fn free_slot(&self, index: u32, counted: Tally) {
         self.slot(index).state.free();
         fault::point("main.slot-freed");
         let space = self.area.job(0);
         let wanted = {
             let mut slots = lock(&self.slots);
             slots.free.push(index);
+            slots.tally.add(counted);
             // Who sleeps there counted itself before it looked at the list under this lock.
             space.has_sleepers()
         };
         if wanted {
             space.notify_slow(u32::MAX >> 1);
         }
+    }
+
+    /// Counts tasks that need no slot any more.
+    pub(crate) fn count(&self, counted: Tally) {
+        lock(&self.slots).tally.add(counted);
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        lock(&self.slots).tally
     }
 
     /// The free list, for tests.
@@ -289,6 +314,7 @@ impl Inner {
 pub(crate) struct FreeSlot<'a> {
     inner: &'a Inner,
     pub(crate) place: Place,
+    for_submit: bool,
     sent: bool,
 }
 
@@ -314,7 +340,10 @@ impl Drop for FreeSlot<'_> {
             self.inner.area.arena.free(block);
             slot.output.store(0, Relaxed);
         }
-        self.inner.free_slot(self.place.index);
+        if self.for_submit {
+            lock(&self.inner.slots).tally.submitted -= 1;
+        }
+        self.inner.free_slot(self.place.index, Tally::default());
     }
 }
 

@@ -370,17 +370,8 @@ where
             self.sizer.learn(calls, busy_ns, slot.output_bytes.load(Relaxed) as usize);
         }
         self.under_way -= 1;
-        let (mut ended, mut failed) = (0, 0);
         let map_sink = &mut self.sink;
-        self.inner.retire(place.index, |_, outcome: Result<R, TaskError>| {
-            ended += 1;
-            failed += u64::from(outcome.is_err());
-            sink(map_sink, outcome);
-        });
-        let counters = &self.inner.counters;
-        counters.submitted.fetch_add(ended, Relaxed);
-        counters.ended.fetch_add(ended, Relaxed);
-        counters.failed.fetch_add(failed, Relaxed);
+        self.inner.retire(place.index, |_, outcome| sink(map_sink, outcome));
     }
 
     fn collect_front(&mut self) -> ControlFlow<()> {

@@ -12,7 +12,7 @@
 
 use super::context::Context;
 use super::failure;
-use super::inner::{Inner, Place, lock};
+use super::inner::{Inner, Place, Tally, lock};
 use super::slot::Slot;
 use super::state::Phase;
 use crate::codec::{Shape, Stream, shape_of};
@@ -95,26 +95,32 @@ impl Inner {
         fault::point("main.result-taken");
         let slot = self.slot(index);
         let mut failures = self.failures(index, None);
+        failures.sort_by_key(|(call, _)| *call);
+        failures.dedup_by_key(|(call, _)| *call);
+        let mut failures = failures.into_iter().peekable();
         let calls = slot.calls.load(Relaxed) as usize;
         let stream = self.output::<R>(slot, calls);
+        let mut failed = 0;
         for call in 0..calls {
-            let failed = failures.iter().position(|(failed, _)| *failed as usize == call);
-            sink(
-                call,
-                match (failed, &stream) {
-                    (Some(place), _) => Err(failures.swap_remove(place).1),
-                    (None, Some(stream)) => stream.value(call).map_err(|message| {
-                        TaskError::cannot_decode::<R>(Step::DecodeResult, message)
-                    }),
-                    (None, None) => Err(TaskError::cannot_decode::<R>(
-                        Step::DecodeResult,
-                        "its bytes are not inside the arena",
-                    )),
-                },
-            );
+            let failure = failures.next_if(|(failed, _)| *failed as usize == call);
+            let outcome = match (failure, &stream) {
+                (Some((_, error)), _) => Err(error),
+                (None, Some(stream)) => stream
+                    .value(call)
+                    .map_err(|message| TaskError::cannot_decode::<R>(Step::DecodeResult, message)),
+                (None, None) => Err(TaskError::cannot_decode::<R>(
+                    Step::DecodeResult,
+                    "its bytes are not inside the arena",
+                )),
+            };
+            failed += u64::from(outcome.is_err());
+            sink(call, outcome);
         }
         self.free_blocks(slot);
-        self.free_slot(index);
+        let ended = calls as u64;
+        // The calls of a map's batch, which is what a timed one is, were not counted before.
+        let submitted = if slot.is_timed() { ended } else { 0 };
+        self.free_slot(index, Tally { submitted, ended, failed });
     }
 
     fn output<R: DeserializeOwned + 'static>(
@@ -151,7 +157,7 @@ impl Inner {
     pub(crate) fn discard(&self, index: u32) {
         self.failures(index, None);
         self.free_blocks(self.slot(index));
-        self.free_slot(index);
+        self.free_slot(index, Tally::default());
     }
 
     /// Takes up to `most` finished submitted tasks out of their slots (R2).
@@ -203,7 +209,7 @@ impl Inner {
             }
         }
         self.free_blocks(slot);
-        self.free_slot(place.index);
+        self.free_slot(place.index, Tally::default());
         true
     }
 
@@ -238,6 +244,8 @@ impl Inner {
             }
             harvested
         };
+        let failed = u64::from(matches!(harvested, Harvested::Failed(_)));
+        self.count(Tally { submitted: 0, ended: 1, failed });
         Some(match harvested {
             Harvested::Failed(error) => Err(error),
             Harvested::Bytes(bytes) => Stream::of_one(&bytes)

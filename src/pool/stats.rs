@@ -35,11 +35,11 @@ pub struct Stats {
 impl Stats {
     pub(crate) fn of(inner: &Inner) -> Self {
         let usage = inner.area.arena.usage();
-        let counters = &inner.counters;
+        let (counters, tally) = (&inner.counters, inner.tally());
         Self {
-            tasks_submitted: counters.submitted.load(Relaxed),
-            tasks_ended: counters.ended.load(Relaxed),
-            tasks_failed: counters.failed.load(Relaxed),
+            tasks_submitted: tally.submitted,
+            tasks_ended: tally.ended,
+            tasks_failed: tally.failed,
             workers_started: counters.workers_started.load(Relaxed),
             workers_lost: counters.workers_lost.load(Relaxed),
             arena_capacity_bytes: usage.capacity_bytes,

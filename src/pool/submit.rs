@@ -59,7 +59,6 @@ where
         return Err(TrySubmitError::Failed(argument, error));
     }
     let place = slot.send();
-    inner.counters.submitted.fetch_add(1, Relaxed);
     // A close or a break that came while the slot was filled may have missed it.
     if inner.check_open().is_err() {
         inner.end_task(place.index);
@@ -243,12 +242,7 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
         }
         let mut outcome = None;
         self.inner.retire(index, |_, value| outcome = Some(value));
-        let outcome = outcome.unwrap_or_else(|| Err(TaskError::pool_closed()));
-        self.inner.counters.ended.fetch_add(1, Relaxed);
-        if outcome.is_err() {
-            self.inner.counters.failed.fetch_add(1, Relaxed);
-        }
-        outcome
+        outcome.unwrap_or_else(|| Err(TaskError::pool_closed()))
     }
 }
 
