@@ -76,6 +76,11 @@ impl fmt::Display for Step {
     }
 }
 
+/// The message of a value of type `T` that could not cross.
+pub(crate) fn crossing<T>(message: impl fmt::Display) -> String {
+    format!("{}: {message}", type_name::<T>())
+}
+
 impl TaskError {
     fn new(kind: TaskErrorKind) -> Self {
         Self { inner: Box::new(TaskErrorInner { index: None, kind }) }
@@ -93,8 +98,8 @@ impl TaskError {
         Self::new(TaskErrorKind::Codec { step, message })
     }
 
-    pub(crate) fn cannot_decode<T>(step: Step, message: impl fmt::Display) -> Self {
-        Self::codec(step, format!("{}: {message}", type_name::<T>()))
+    pub(crate) fn cannot_cross<T>(step: Step, message: impl fmt::Display) -> Self {
+        Self::codec(step, crossing::<T>(message))
     }
 
     pub(crate) fn pool_closed() -> Self {

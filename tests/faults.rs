@@ -9,7 +9,6 @@ mod support;
 
 use procpool::{Pool, TaskHandle, fault};
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
 use std::time::Duration;
 use support::*;
 
@@ -132,18 +131,13 @@ fn child_program() {
 
 /// Runs the program with one point armed; whether it fired.
 fn walk(point: &str, skip: u32, temporary: &std::path::Path) -> bool {
-    let output = program_in_role(&format!("{point} {skip}"), temporary)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    if point.starts_with("main.") || (point.starts_with("alloc.") && !output.status.success()) {
-        assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{point} {skip}: {text}{errors}");
+    let mut program = program_in_role(&format!("{point} {skip}"), temporary);
+    let (status, text, errors) = run_to_end(&mut program);
+    if point.starts_with("main.") || (point.starts_with("alloc.") && !status.success()) {
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{point} {skip}: {text}{errors}");
         return true;
     }
-    assert!(output.status.success(), "{point} {skip}: {text}{errors}");
+    assert!(status.success(), "{point} {skip}: {text}{errors}");
     let fired = text.contains(&format!("fired: {point}"));
     assert!(fired || text.contains("fired: none"), "{point} {skip}: {text}{errors}");
     fired

@@ -6,7 +6,6 @@
 mod support;
 
 use procpool::{Pool, TaskHandle};
-use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use support::*;
@@ -199,15 +198,10 @@ fn child_program() {
 fn in_small_arena(role: &str) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
-    let output = program_in_role(role, folder.path())
-        .env("PROCPOOL_ARENA_BYTES", (20 << 20).to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("done"), "{text}{errors}");
+    let mut program = program_in_role(role, folder.path());
+    program.env("PROCPOOL_ARENA_BYTES", (20 << 20).to_string());
+    let (status, text, errors) = run_to_end(&mut program);
+    assert!(status.success() && text.contains("done"), "{text}{errors}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Context {
             return Err(match error {
                 EncodeError::Arena(error) => error,
                 EncodeError::Refused(message) => {
-                    TaskError::cannot_decode::<C>(Step::DecodeContext, message).into()
+                    TaskError::cannot_cross::<C>(Step::DecodeContext, message).into()
                 }
             });
         }

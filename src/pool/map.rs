@@ -334,7 +334,7 @@ where
                 Err(EncodeError::Refused(message)) => {
                     writer.truncate(mark);
                     self.refused =
-                        Some(TaskError::cannot_decode::<A>(Step::EncodeArgument, message));
+                        Some(TaskError::cannot_cross::<A>(Step::EncodeArgument, message));
                     break;
                 }
             }

@@ -23,6 +23,9 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// What is said of results whose place makes no sense.
+const OUTSIDE: &str = "its bytes are not inside the arena";
+
 /// How many finished tasks one harvest takes at most.
 pub(super) const HARVEST_MAX: usize = 256;
 
@@ -107,11 +110,8 @@ impl Inner {
                 (Some((_, error)), _) => Err(error),
                 (None, Some(stream)) => stream
                     .value(call)
-                    .map_err(|message| TaskError::cannot_decode::<R>(Step::DecodeResult, message)),
-                (None, None) => Err(TaskError::cannot_decode::<R>(
-                    Step::DecodeResult,
-                    "its bytes are not inside the arena",
-                )),
+                    .map_err(|message| TaskError::cannot_cross::<R>(Step::DecodeResult, message)),
+                (None, None) => Err(TaskError::cannot_cross::<R>(Step::DecodeResult, OUTSIDE)),
             };
             failed += u64::from(outcome.is_err());
             sink(call, outcome);
@@ -128,9 +128,6 @@ impl Inner {
         slot: &Slot,
         calls: usize,
     ) -> Option<Stream<'_, R>> {
-        let arena = self.area.arena;
-        let inline = arena.offset_of(slot.inline_output());
-        let offset = slot.output_block().unwrap_or(inline);
         let plain = calls > 1 && shape_of::<R>() == Shape::Plain;
         let (bytes, table_calls) = match (calls, plain) {
             (_, true) => (calls as u64 * size_of::<R>() as u64, 0),
@@ -138,7 +135,12 @@ impl Inner {
             _ => (slot.output_bytes.load(Relaxed), calls),
         };
         // SAFETY: R1: we have taken the slot, so nobody writes its output.
-        unsafe { Stream::at(arena, offset, bytes, table_calls) }
+        unsafe { Stream::at(self.area.arena, self.output_offset(slot), bytes, table_calls) }
+    }
+
+    /// Where the results of a slot lie: in a block, or inline.
+    fn output_offset(&self, slot: &Slot) -> u64 {
+        slot.output_block().unwrap_or(self.area.arena.offset_of(slot.inline_output()))
     }
 
     /// Frees the blocks of a batch that the caller has taken.
@@ -214,18 +216,13 @@ impl Inner {
     }
 
     fn copy_output(&self, slot: &Slot) -> Harvested {
-        let arena = self.area.arena;
-        let offset = slot.output_block().unwrap_or(arena.offset_of(slot.inline_output()));
         let bytes = slot.output_bytes.load(Relaxed);
-        match arena.bytes_at(offset, bytes) {
+        match self.area.arena.bytes_at(self.output_offset(slot), bytes) {
             // SAFETY: R1: we have taken the slot, so nobody writes its output.
             Some(start) => Harvested::Bytes(unsafe {
                 std::slice::from_raw_parts(start.as_ptr(), bytes as usize).to_vec()
             }),
-            None => Harvested::Failed(TaskError::codec(
-                Step::DecodeResult,
-                "its bytes are not inside the arena".into(),
-            )),
+            None => Harvested::Failed(TaskError::codec(Step::DecodeResult, OUTSIDE.into())),
         }
     }
 
@@ -250,7 +247,7 @@ impl Inner {
             Harvested::Failed(error) => Err(error),
             Harvested::Bytes(bytes) => Stream::of_one(&bytes)
                 .value(0)
-                .map_err(|message| TaskError::cannot_decode::<R>(Step::DecodeResult, message)),
+                .map_err(|message| TaskError::cannot_cross::<R>(Step::DecodeResult, message)),
         })
     }
 

@@ -115,7 +115,7 @@ fn fill<A: Serialize + 'static>(
         return Err(match error {
             EncodeError::Arena(error) => error,
             EncodeError::Refused(message) => {
-                TaskError::cannot_decode::<A>(Step::EncodeArgument, message).into()
+                TaskError::cannot_cross::<A>(Step::EncodeArgument, message).into()
             }
         });
     }

@@ -16,12 +16,11 @@ use super::context::ContextCache;
 use super::failure::{self, FailureRecord};
 use super::slot::{INLINE_BYTES, Slot};
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
-use crate::error::{Error, Step};
+use crate::error::{Error, Step, crossing};
 use crate::prim::{Relaxed, Release, SeqCst, compiler_fence};
 use crate::process::identity::CodeOffset;
 use crate::shm::{Block, ParticipantId, fault};
 use serde::{Serialize, de::DeserializeOwned};
-use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
@@ -359,6 +358,6 @@ fn make_table(writer: &mut ArenaWriter<'_>, calls: usize, next: usize) -> Result
 impl FailureRecord {
     #[cold]
     pub(crate) fn codec<T>(step: Step, message: String) -> Self {
-        Self::Codec { step, message: format!("{}: {message}", type_name::<T>()) }
+        Self::Codec { step, message: crossing::<T>(message) }
     }
 }

@@ -133,6 +133,13 @@ pub(crate) fn program_in_role(role: &str, temporary: &std::path::Path) -> Comman
     command
 }
 
+/// Runs a child program to its end: how it ended, its output and its errors.
+pub(crate) fn run_to_end(command: &mut Command) -> (std::process::ExitStatus, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status, text(&output.stdout), text(&output.stderr))
+}
+
 /// Waits until a child program has written `line`; returns what else it wrote before.
 pub(crate) fn wait_for_line(child: &mut Child, line: &str) -> String {
     use std::io::BufRead;
