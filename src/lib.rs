@@ -41,6 +41,7 @@ mod process;
 mod queue;
 #[cfg(not(loom))]
 mod shm;
+pub mod sync;
 mod sys;
 
 #[cfg(not(loom))]

@@ -25,6 +25,7 @@ pub(crate) mod writer;
 pub(crate) use stream::Stream;
 pub(crate) use writer::ArenaWriter;
 
+use crate::sync::handle::{Carried, carrying};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// How values of a type cross.
@@ -42,17 +43,19 @@ pub(crate) fn shape_of<T: 'static>() -> Shape {
     if plain::is_plain::<T>() { Shape::Plain } else { Shape::Varying }
 }
 
-/// Appends a value to a stream.
+/// Appends a value to a stream; returns what holds the shared objects to which it carries handles.
 #[inline]
 pub(crate) fn encode<T: Serialize + 'static>(
     value: &T,
     writer: &mut ArenaWriter<'_>,
-) -> Result<(), EncodeError> {
+) -> Result<Vec<Carried>, EncodeError> {
     if let Some(bytes) = plain::bytes_of(value) {
-        return writer.append(bytes);
+        return writer.append(bytes).map(|()| Vec::new());
     }
-    match postcard::serialize_with_flavor::<T, &mut ArenaWriter<'_>, ()>(value, writer) {
-        Ok(()) => Ok(()),
+    let (encoded, carried) =
+        carrying(|| postcard::serialize_with_flavor::<T, &mut ArenaWriter<'_>, ()>(value, writer));
+    match encoded {
+        Ok(()) => Ok(carried),
         Err(error) => {
             Err(writer.take_error().unwrap_or_else(|| EncodeError::Refused(error.to_string())))
         }

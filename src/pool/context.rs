@@ -14,6 +14,7 @@ use crate::limits::CONTEXTS_MAX;
 use crate::prim::{Acquire, Relaxed, Release};
 use crate::shm::ParticipantId;
 use crate::shm::arena::is_forked_copy;
+use crate::sync::handle::Carried;
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::{Any, type_name};
 
@@ -23,6 +24,8 @@ pub(crate) struct Context {
     area: Area,
     place: u32,
     block: u64,
+    /// What holds the shared objects to which it carries handles.
+    _carried: Vec<Carried>,
 }
 
 impl Context {
@@ -34,14 +37,13 @@ impl Context {
         user: ParticipantId,
     ) -> Result<Self, Error> {
         let mut writer = ArenaWriter::in_new_block(area.arena, user, size_of::<C>() as u64)?;
-        if let Err(error) = encode(value, &mut writer) {
-            return Err(match error {
-                EncodeError::Arena(error) => error,
-                EncodeError::Refused(message) => {
-                    TaskError::cannot_cross::<C>(Step::DecodeContext, message).into()
-                }
-            });
-        }
+        let carried = match encode(value, &mut writer) {
+            Ok(carried) => carried,
+            Err(EncodeError::Arena(error)) => return Err(error),
+            Err(EncodeError::Refused(message)) => {
+                return Err(TaskError::cannot_cross::<C>(Step::DecodeContext, message).into());
+            }
+        };
         let free = area.contexts().iter().position(|place| place.id.load(Relaxed) == 0);
         let Some(place) = free else {
             return Err(Error::limit(format!(
@@ -55,7 +57,7 @@ impl Context {
         entry.bytes.store(bytes as u64, Relaxed);
         // SYNC(context): pairs with the Acquire in `ContextCache::get`; carries the bytes.
         entry.id.store(id, Release);
-        Ok(Self { area, place: place as u32, block })
+        Ok(Self { area, place: place as u32, block, _carried: carried })
     }
 
     /// What a slot's context word says.

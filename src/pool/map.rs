@@ -23,7 +23,6 @@
 //! A worker: settlement keeps the results before the culprit and queues the rest of the batch again.
 
 use super::inner::{Inner, Place};
-use super::sleep::search;
 use super::slot::Routing;
 use super::state::Phase;
 use super::submit::Job;
@@ -31,6 +30,8 @@ use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
 use crate::prim::Relaxed;
+use crate::sync::handle::Carried;
+use crate::sync::search::search;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -288,7 +289,7 @@ where
             slot.output.store(block.offset, Relaxed);
         }
         let mut writer = ArenaWriter::in_new_block(inner.area.arena, inner.user, estimate as u64)?;
-        let calls = self.encode(&mut writer, planned, table_calls)?;
+        let (calls, carried) = self.encode(&mut writer, planned, table_calls)?;
         if calls == 0 {
             return Ok(false);
         }
@@ -298,31 +299,34 @@ where
         slot.table_calls.store(table_calls as u32, Relaxed);
         slot.calls.store(calls as u32, Relaxed);
         let job = self.waiting_place;
-        let routing = Routing { job, timed: true, output_has_table };
+        let input_carries = !carried.is_empty();
+        let routing = Routing { job, timed: true, output_has_table, input_carries };
         let (block, bytes) = writer.finish();
         slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
+        inner.keep_carried(index, carried);
         Ok(true)
     }
 
-    /// Appends up to `planned` inputs; returns how many. The one that did not fit stays ahead.
+    /// Appends up to `planned` inputs; returns how many, and what they carry. The one that did not
+    /// fit stays ahead.
     fn encode(
         &mut self,
         writer: &mut ArenaWriter<'_>,
         planned: usize,
         table_calls: usize,
-    ) -> Result<usize, Error> {
+    ) -> Result<(usize, Vec<Carried>), Error> {
         if writer.skip(table_calls * 8).is_err() {
             return Err(
                 TaskError::codec(Step::EncodeArgument, "no room for the table".into()).into()
             );
         }
         let start = writer.length();
-        let mut calls = 0;
+        let (mut calls, mut carried) = (0, Vec::new());
         while calls < planned && (calls == 0 || writer.length() < BATCH_BYTES) {
             let Some(argument) = self.next_input() else { break };
             let mark = writer.length();
             match codec::encode(&argument, writer) {
-                Ok(()) => {}
+                Ok(more) => carried.extend(more),
                 Err(EncodeError::Arena(error)) => {
                     writer.truncate(mark);
                     self.ahead = Some(argument);
@@ -346,7 +350,7 @@ where
         if let Some(bytes) = (writer.length() - start).checked_div(calls) {
             self.sizer.input_bytes = bytes.max(1);
         }
-        Ok(calls)
+        Ok((calls, carried))
     }
 
     fn collect_refused(&mut self) {

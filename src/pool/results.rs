@@ -19,6 +19,7 @@ use crate::codec::{Shape, Stream, shape_of};
 use crate::error::{Step, TaskError};
 use crate::prim::Relaxed;
 use crate::shm::fault;
+use crate::sync::handle::CarriedByResult;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ impl Aside {
 /// The outcome of one submitted task, out of the arena.
 #[derive(Debug)]
 enum Harvested {
-    Bytes(Vec<u8>),
+    Bytes(Vec<u8>, Option<CarriedByResult>),
     Failed(TaskError),
 }
 
@@ -116,7 +117,7 @@ impl Inner {
             failed += u64::from(outcome.is_err());
             sink(call, outcome);
         }
-        self.free_blocks(slot);
+        self.free_blocks(index);
         let ended = calls as u64;
         // The calls of a map's batch, which is what a timed one is, were not counted before.
         let submitted = if slot.is_timed() { ended } else { 0 };
@@ -144,8 +145,10 @@ impl Inner {
     }
 
     /// Frees the blocks of a batch that the caller has taken.
-    pub(super) fn free_blocks(&self, slot: &Slot) {
-        let arena = self.area.arena;
+    pub(super) fn free_blocks(&self, index: u32) {
+        let (arena, slot) = (self.area.arena, self.slot(index));
+        drop(self.take_carried(slot));
+        self.drop_carried(index);
         if let Some(block) = slot.input_block() {
             arena.free(block);
         }
@@ -155,10 +158,19 @@ impl Inner {
         failure::free(arena, slot);
     }
 
+    /// What holds the objects to which the results of a taken batch carry handles.
+    fn take_carried(&self, slot: &Slot) -> Option<CarriedByResult> {
+        let first = slot.carried.load(Relaxed) as u32;
+        (first != 0).then(|| {
+            slot.carried.store(0, Relaxed);
+            CarriedByResult::new(self.area.arena, first)
+        })
+    }
+
     /// Throws the results of a taken batch away.
     pub(crate) fn discard(&self, index: u32) {
         self.failures(index, None);
-        self.free_blocks(self.slot(index));
+        self.free_blocks(index);
         self.free_slot(index, Tally::default());
     }
 
@@ -210,7 +222,7 @@ impl Inner {
                 aside.remove(&place.index);
             }
         }
-        self.free_blocks(slot);
+        self.free_blocks(place.index);
         self.free_slot(place.index, Tally::default());
         true
     }
@@ -218,10 +230,12 @@ impl Inner {
     fn copy_output(&self, slot: &Slot) -> Harvested {
         let bytes = slot.output_bytes.load(Relaxed);
         match self.area.arena.bytes_at(self.output_offset(slot), bytes) {
-            // SAFETY: R1: we have taken the slot, so nobody writes its output.
-            Some(start) => Harvested::Bytes(unsafe {
-                std::slice::from_raw_parts(start.as_ptr(), bytes as usize).to_vec()
-            }),
+            Some(start) => {
+                // SAFETY: R1: we have taken the slot, so nobody writes its output.
+                let copy =
+                    unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes as usize).to_vec() };
+                Harvested::Bytes(copy, self.take_carried(slot))
+            }
             None => Harvested::Failed(TaskError::codec(Step::DecodeResult, OUTSIDE.into())),
         }
     }
@@ -245,7 +259,7 @@ impl Inner {
         self.count(Tally { submitted: 0, ended: 1, failed });
         Some(match harvested {
             Harvested::Failed(error) => Err(error),
-            Harvested::Bytes(bytes) => Stream::of_one(&bytes)
+            Harvested::Bytes(bytes, _carried) => Stream::of_one(&bytes)
                 .value(0)
                 .map_err(|message| TaskError::cannot_cross::<R>(Step::DecodeResult, message)),
         })

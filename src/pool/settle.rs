@@ -9,9 +9,10 @@
 //!    running is lost; if calls are left, the batch is queued again and goes on behind it; else it
 //!    is finished. If it is DONE already, it is announced (again: that does no harm).
 //! 4. Processes that the dead one had started (a pool of its own): ended, and settled like it.
-//! 5. Its remaining blocks.
-//! 6. Its place among the sleepers, its participant entry.
-//! 7. Everybody is woken: a wake-up may have died with its receiver.
+//! 5. What it held of shared objects (`sync/settle.rs`), which comes before its blocks.
+//! 6. Its remaining blocks.
+//! 7. Its place among the sleepers, its participant entry.
+//! 8. Everybody is woken: a wake-up may have died with its receiver.
 //!
 //! # If a process dies
 //! The settler is in the user's process; if that dies, the guardian ends everything.
@@ -20,9 +21,11 @@ use super::failure;
 use super::inner::Inner;
 use super::slot::Slot;
 use super::state::Phase;
+use super::task::hand_over_carried;
 use crate::error::{TaskError, WorkerExit};
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
 use crate::shm::{Arena, Offset, ParticipantId};
+use crate::sync;
 use crate::sys;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -86,6 +89,7 @@ fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
         arena.set_owner(block, inner.user);
     }
     failure::hand_over(arena, slot, inner.user);
+    hand_over_carried(arena, slot, inner.user);
     let next = settle_calls(inner, dead, index, slot);
     if next == slot.calls.load(Relaxed) {
         inner.area.announce(slot, slot.state.finish());
@@ -141,6 +145,7 @@ fn settle_process(arena: &Arena, id: ParticipantId) {
         end_orphan(arena, child);
         settle_process(arena, child);
     }
+    sync::settle::settle(arena, id);
     arena.free_owned_by(id);
     arena.release_participant(id);
 }

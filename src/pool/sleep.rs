@@ -33,12 +33,8 @@
 //! `sleep_models.rs` (loom); `worker.searching`, `worker.counted-asleep`, `worker.asleep`,
 //! `worker.awake` fault points.
 
-use crate::prim::spin_hint;
 use crate::prim::{AtomicU32, Relaxed, SeqCst, fence, fence_after_rmw};
-use crate::sys::{
-    self,
-    futex::{self, Woken},
-};
+use crate::sys::futex::{self, Woken};
 use std::time::Duration;
 
 /// Lets processes sleep until something happens, and costs the notifier a load when nobody does.
@@ -152,35 +148,6 @@ impl Searcher {
     #[inline]
     fn is_taken(&self) -> bool {
         self.who.load(Relaxed) != 0
-    }
-}
-
-/// Looks between two yields: about a microsecond, more than a hand-over between two cores takes.
-#[cfg(not(loom))]
-const LOOKS: u32 = 64;
-
-/// Looks until `found` or the time is up; whether it was found.
-///
-/// Between rounds of looking it yields: the one that is waited for may have been woken on this very
-/// core. Alone on its core, a process has a yield behind it in a fraction of a microsecond.
-#[cfg(not(loom))]
-pub(crate) fn search(search_ns: u64, mut found: impl FnMut() -> bool) -> bool {
-    let mut start_ns = None;
-    loop {
-        for _ in 0..LOOKS {
-            if found() {
-                return true;
-            }
-            if search_ns == 0 {
-                return false;
-            }
-            spin_hint();
-        }
-        let now_ns = sys::clock::monotonic_ns();
-        if now_ns - *start_ns.get_or_insert(now_ns) >= search_ns {
-            return found();
-        }
-        sys::process::yield_now();
     }
 }
 

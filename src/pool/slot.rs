@@ -3,7 +3,7 @@
 //! # Shared state
 //! ```text
 //!   0 | state | code | context, table | calls, job+flags | input bytes | deadline | inline input ..
-//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | inline output ..
+//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | carried | inline output ..
 //! ```
 //! A call of small argument and result touches the first and the third cache line only. Created by
 //! the user's process with all words zero.
@@ -29,8 +29,10 @@ use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed};
 use crate::shm::offset::Shared;
 use std::cell::UnsafeCell;
 
-/// Bytes of argument, and of result, that need no block.
-pub(crate) const INLINE_BYTES: usize = 80;
+/// Bytes of argument that need no block.
+pub(crate) const INLINE_INPUT_BYTES: usize = 80;
+/// Bytes of result that need no block.
+pub(crate) const INLINE_OUTPUT_BYTES: usize = 72;
 
 /// Flag: the input lies in a block, whose offset is in the first inline bytes.
 const INPUT_IN_BLOCK: u32 = 1;
@@ -41,6 +43,9 @@ const OUTPUT_HAS_TABLE: u32 = 4;
 /// Flag: nobody wants the results; calls that have not started need not run. The one word of the
 /// input side that the user's process may change while a worker reads it.
 const CANCELLED: u32 = 8;
+
+/// Flag: the input carries handles; what holds their objects is kept in the user's process.
+const INPUT_CARRIES: u32 = 16;
 
 /// One slot.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ pub(crate) struct Slot {
     pub(crate) input_bytes: AtomicU64,
     /// Monotonic time by which the batch must have ended; 0 for none. (Not enforced yet.)
     pub(crate) deadline_ns: AtomicU64,
-    inline_input: Inline,
+    inline_input: Inline<INLINE_INPUT_BYTES>,
     pub(crate) progress: AtomicU64,
     pub(crate) output_bytes: AtomicU64,
     pub(crate) output: AtomicU64,
@@ -68,19 +73,22 @@ pub(crate) struct Slot {
     pub(crate) attempts: AtomicU32,
     /// A call, plus one, whose failure could not be recorded because the arena was full.
     pub(crate) unrecorded: AtomicU32,
-    inline_output: Inline,
+    /// First holding on the list of those that hold the shared objects to which the results carry
+    /// handles; 0 for none.
+    pub(crate) carried: AtomicU64,
+    inline_output: Inline<INLINE_OUTPUT_BYTES>,
 }
 
 const _: () = assert!(size_of::<Slot>() == 256);
 
 #[derive(Debug)]
-#[repr(C, align(16))]
-struct Inline(UnsafeCell<[u8; INLINE_BYTES]>);
+#[repr(C, align(8))]
+struct Inline<const BYTES: usize>(UnsafeCell<[u8; BYTES]>);
 
 // SAFETY: atomics, and bytes that are only reached through raw pointers by the owner (R1).
 unsafe impl Shared for Slot {}
 // SAFETY: as above; the state word hands the bytes from one owner to the next.
-unsafe impl Sync for Inline {}
+unsafe impl<const BYTES: usize> Sync for Inline<BYTES> {}
 
 /// How a batch is to be run.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +96,7 @@ pub(crate) struct Routing {
     pub(crate) job: u16,
     pub(crate) timed: bool,
     pub(crate) output_has_table: bool,
+    pub(crate) input_carries: bool,
 }
 
 impl Slot {
@@ -107,6 +116,7 @@ impl Slot {
         self.busy_ns.store(0, Relaxed);
         self.attempts.store(0, Relaxed);
         self.unrecorded.store(0, Relaxed);
+        self.carried.store(0, Relaxed);
     }
 
     pub(crate) fn inline_input(&self) -> *mut u8 {
@@ -126,9 +136,12 @@ impl Slot {
         if routing.output_has_table {
             flags |= OUTPUT_HAS_TABLE;
         }
+        if routing.input_carries {
+            flags |= INPUT_CARRIES;
+        }
         if let Some(offset) = block {
             flags |= INPUT_IN_BLOCK;
-            // SAFETY: R1: the slot is free and ours; the inline bytes are 16-aligned.
+            // SAFETY: R1: the slot is free and ours; the inline bytes are 8-aligned.
             unsafe { self.inline_input().cast::<u64>().write(offset) };
         }
         self.job_and_flags.store(flags, Relaxed);
@@ -138,12 +151,16 @@ impl Slot {
     /// The block of the input, if it is in one. By whoever may read the slot.
     pub(crate) fn input_block(&self) -> Option<u64> {
         let in_block = self.job_and_flags.load(Relaxed) & INPUT_IN_BLOCK != 0;
-        // SAFETY: R1: nobody writes the input side outside FREE; the bytes are 16-aligned.
+        // SAFETY: R1: nobody writes the input side outside FREE; the bytes are 8-aligned.
         in_block.then(|| unsafe { self.inline_input().cast::<u64>().read() })
     }
 
     pub(crate) fn job(&self) -> usize {
         (self.job_and_flags.load(Relaxed) >> 16) as usize
+    }
+
+    pub(crate) fn input_carries(&self) -> bool {
+        self.job_and_flags.load(Relaxed) & INPUT_CARRIES != 0
     }
 
     pub(crate) fn is_timed(&self) -> bool {

@@ -3,8 +3,7 @@
 
 use super::context::Context;
 use super::inner::{Inner, Place};
-use super::sleep::search;
-use super::slot::{INLINE_BYTES, Routing};
+use super::slot::{INLINE_INPUT_BYTES, Routing};
 use super::state::Phase;
 use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
@@ -12,6 +11,7 @@ use crate::prim::Relaxed;
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::fault;
+use crate::sync::search::search;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
 use std::marker::PhantomData;
@@ -110,23 +110,24 @@ fn fill<A: Serialize + 'static>(
     let start = NonNull::new(slot.inline_input()).unwrap_or(NonNull::dangling());
     // SAFETY: slot rule R1: the slot is free and this thread took it from the list.
     let mut writer =
-        unsafe { ArenaWriter::over(inner.area.arena, inner.user, start, INLINE_BYTES) };
-    if let Err(error) = encode(argument, &mut writer) {
-        return Err(match error {
-            EncodeError::Arena(error) => error,
-            EncodeError::Refused(message) => {
-                TaskError::cannot_cross::<A>(Step::EncodeArgument, message).into()
-            }
-        });
-    }
+        unsafe { ArenaWriter::over(inner.area.arena, inner.user, start, INLINE_INPUT_BYTES) };
+    let carried = match encode(argument, &mut writer) {
+        Ok(carried) => carried,
+        Err(EncodeError::Arena(error)) => return Err(error),
+        Err(EncodeError::Refused(message)) => {
+            return Err(TaskError::cannot_cross::<A>(Step::EncodeArgument, message).into());
+        }
+    };
     fault::point("main.argument-encoded");
     slot.code.store(job.code.to_raw(), Relaxed);
     slot.context.store(job.context_word(), Relaxed);
     slot.table_calls.store(0, Relaxed);
     slot.calls.store(1, Relaxed);
     let (block, bytes) = writer.finish();
-    let routing = Routing { job: 0, timed: false, output_has_table: false };
+    let input_carries = !carried.is_empty();
+    let routing = Routing { job: 0, timed: false, output_has_table: false, input_carries };
     slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
+    inner.keep_carried(place.index, carried);
     Ok(())
 }
 

@@ -14,12 +14,13 @@
 use super::area::Area;
 use super::context::ContextCache;
 use super::failure::{self, FailureRecord};
-use super::slot::{INLINE_BYTES, Slot};
+use super::slot::{INLINE_OUTPUT_BYTES, Slot};
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
 use crate::error::{Error, Step, crossing};
 use crate::prim::{Relaxed, Release, SeqCst, compiler_fence};
 use crate::process::identity::CodeOffset;
-use crate::shm::{Block, ParticipantId, fault};
+use crate::shm::{Arena, Block, ParticipantId, fault};
+use crate::sync::handle::{Carried, send_along};
 use serde::{Serialize, de::DeserializeOwned};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -201,7 +202,7 @@ where
             None => {
                 let start = NonNull::new(slot.inline_output()).unwrap_or(NonNull::dangling());
                 // SAFETY: slot rule R1: the output side is ours while we hold the claim.
-                unsafe { ArenaWriter::over(arena, me, start, INLINE_BYTES) }
+                unsafe { ArenaWriter::over(arena, me, start, INLINE_OUTPUT_BYTES) }
             }
         };
         Output::Appended(writer.publish_in(&slot.output))
@@ -271,9 +272,27 @@ where
                 }
                 Ok(())
             }
-            Output::Appended(writer) => append(writer, self.calls, next, result)
-                .map_err(|error| FailureRecord::codec::<R>(Step::EncodeResult, error.to_string())),
+            Output::Appended(writer) => {
+                let carried = append(writer, self.calls, next, result);
+                let carried = carried.and_then(|carried| self.send_along(&carried));
+                carried.map_err(|error| {
+                    FailureRecord::codec::<R>(Step::EncodeResult, error.to_string())
+                })
+            }
         }
+    }
+
+    /// Has the results hold the shared objects to which they carry handles.
+    #[inline]
+    fn send_along(&self, carried: &[Carried]) -> Result<(), EncodeError> {
+        if carried.is_empty() {
+            return Ok(());
+        }
+        let word = &self.slot.carried;
+        let first = send_along(carried, word.load(Relaxed) as u32).map_err(EncodeError::Arena)?;
+        word.store(u64::from(first), Release);
+        fault::point("worker.result-carries");
+        Ok(())
     }
 
     /// The running call has an outcome.
@@ -322,6 +341,7 @@ where
             arena.set_owner(block, self.user);
         }
         failure::hand_over(arena, self.slot, self.user);
+        hand_over_carried(arena, self.slot, self.user);
         fault::point("worker.blocks-handed-over");
     }
 }
@@ -341,7 +361,7 @@ fn append<R: Serialize + 'static>(
     calls: usize,
     next: usize,
     result: &R,
-) -> Result<(), EncodeError> {
+) -> Result<Vec<Carried>, EncodeError> {
     if calls > 1 && writer.length() == 0 {
         make_table(writer, calls, next)?;
     }
@@ -353,6 +373,14 @@ fn make_table(writer: &mut ArenaWriter<'_>, calls: usize, next: usize) -> Result
     writer.skip(calls * 8)?;
     (0..next).for_each(|index| writer.put_u64(index * 8, calls as u64 * 8));
     Ok(())
+}
+
+/// Makes `user` answer for the objects that the results of a slot hold.
+pub(crate) fn hand_over_carried(arena: &Arena, slot: &Slot, user: ParticipantId) {
+    let first = slot.carried.load(Relaxed) as u32;
+    if first != 0 {
+        arena.lock_objects().hand_over(first, user);
+    }
 }
 
 impl FailureRecord {

@@ -16,12 +16,12 @@
 use super::area::{Area, AreaAddress};
 use super::context::ContextCache;
 use super::failure;
-use super::sleep::search;
 use super::task::{Invocation, Trampoline};
 use crate::prim::{Relaxed, SeqCst, compiler_fence};
 use crate::process::identity::CodeOffset;
 use crate::shm::participants::Reserved;
 use crate::shm::{Arena, ParticipantId, fault};
+use crate::sync::search::search;
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::io::Write;

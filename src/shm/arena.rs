@@ -5,6 +5,7 @@
 //! one. `Arena::tree` is that one; tests make others.
 
 use super::allocator::{self, AllocatorState};
+use super::objects::ObjectsState;
 use super::offset::Shared;
 use super::participants::{ParticipantId, Reserved, TABLE_BYTES};
 use super::segment::Segment;
@@ -32,6 +33,7 @@ pub(super) struct Header {
     pub(super) fault_skip: AtomicU32,
     pub(super) fault_fired: AtomicU32,
     pub(super) allocator: AllocatorState,
+    pub(super) objects: ObjectsState,
 }
 
 #[allow(unsafe_code)] // The marker asserts what the line above says.
@@ -62,6 +64,8 @@ pub(crate) fn is_forked_copy() -> bool {
 #[allow(unsafe_code)] // The type that the C library wants.
 unsafe extern "C" fn note_fork() {
     FORKED.store(1, Relaxed);
+    // What it did in the name of this participant would be written down as done by its original.
+    OWN.store(0, Relaxed);
 }
 
 impl Arena {
@@ -76,6 +80,7 @@ impl Arena {
         let arena = Self { segment: Segment::private(bytes)? };
         arena.header().magic.store(MAGIC, Relaxed);
         arena.initialise_allocator();
+        arena.initialise_objects();
         Ok(arena)
     }
 

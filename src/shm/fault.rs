@@ -52,6 +52,56 @@ pub const POINTS: &[&str] = &[
     "alloc.taken",
     "alloc.freed",
     "alloc.linked",
+    "objects.locked",
+    "objects.unlocking",
+    "objects.holding-added",
+    "objects.entered",
+    "objects.block-replaced",
+    "objects.given-up",
+    "objects.doomed",
+    "objects.removed",
+    "objects.sent-along",
+    "worker.result-carries",
+    "sync.latched",
+    "sync.unlatching",
+    "sync.waking",
+    "sync.queueing",
+    "sync.queued",
+    "sync.asleep",
+    "sync.awake",
+    "sync.giving",
+    "sync.given",
+    "sync.taking",
+    "sync.taken",
+    "sync.withdrawing",
+    "mutex.locked",
+    "mutex.unlocking",
+    "mutex.unlocked",
+    "semaphore.held",
+    "semaphore.put-back",
+    "semaphore.forgetting",
+    "semaphore.released",
+    "rwlock.read-held",
+    "rwlock.write-held",
+    "rwlock.read-released",
+    "rwlock.write-releasing",
+    "condvar.unlocked",
+    "condvar.relocked",
+    "event.set",
+    "event.cleared",
+    "barrier.acting",
+    "barrier.acted",
+    "barrier.letting-go",
+    "barrier.resetting",
+    "once.running",
+    "once.stored",
+    "once.finished",
+    "encoded.allocated",
+    "encoded.written",
+    "encoded.committed",
+    "value.locked",
+    "value.written",
+    "value.committed",
 ];
 
 /// Passes a fault point; does not return if it is armed and its turn has come.
@@ -115,4 +165,11 @@ pub fn disarm() {
 pub fn fired() -> Option<&'static str> {
     let number = Arena::existing()?.header().fault_fired.load(Acquire);
     POINTS.get((number as usize).checked_sub(1)?).copied()
+}
+
+/// How many shared objects there are, and how many holdings of them by processes and results.
+#[cfg(any(debug_assertions, feature = "fault"))]
+#[must_use]
+pub fn objects() -> (usize, usize) {
+    Arena::existing().map_or((0, 0), Arena::count_objects)
 }

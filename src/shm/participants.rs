@@ -26,7 +26,7 @@
 //! process may itself have been the parent of others (a worker with a pool of its own): those are
 //! ended first, then their blocks and entries are freed.
 
-use super::arena::Arena;
+use super::arena::{Arena, own_id};
 use super::offset::{Offset, Shared};
 use crate::error::Error;
 use crate::limits::PARTICIPANTS_MAX;
@@ -191,6 +191,24 @@ impl Arena {
         // SYNC(participant-alive): pairs with the swap in `attach`.
         let pid = Word::from_raw(entry.word.load(Acquire)).pid;
         (pid, entry.start_time_ticks.load(Relaxed))
+    }
+
+    /// Whether an entry is a process's, dead or alive.
+    pub(crate) fn is_attached(&self, id: ParticipantId) -> bool {
+        Word::from_raw(self.participant(id).word.load(Acquire)).state == ALIVE
+    }
+
+    /// Whether the process of an entry is dead, though perhaps not settled yet.
+    pub(crate) fn is_dead(&self, id: ParticipantId) -> bool {
+        match self.identity_of(id) {
+            (0, _) => true,
+            (pid, ticks) => sys::process::is_gone(pid, ticks),
+        }
+    }
+
+    /// The attached processes that nobody in the tree watches, because nobody there started them.
+    pub(crate) fn strangers(&self) -> impl Iterator<Item = ParticipantId> {
+        self.children_of(ParticipantId::NOBODY).into_iter().filter(|id| *id != own_id())
     }
 
     /// The processes that `parent` had started and that are still entered.

@@ -65,6 +65,17 @@ pub(crate) fn start_time_ticks(pid: u32) -> Option<u64> {
     line.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// Whether the process that had `pid` and began at `start_time_ticks` (0: not known) has ended. One
+/// that is dead and not reaped yet has.
+pub(crate) fn is_gone(pid: u32, start_time_ticks: u64) -> bool {
+    let Ok(line) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let Some((_, rest)) = line.rsplit_once(')') else { return true };
+    let mut fields = rest.split_ascii_whitespace();
+    let dead = matches!(fields.next(), Some("Z" | "X") | None);
+    let started: Option<u64> = fields.nth(18).and_then(|ticks| ticks.parse().ok());
+    dead || (start_time_ticks != 0 && started != Some(start_time_ticks))
+}
+
 fn to_pid(pid: u32) -> io::Result<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)
 }

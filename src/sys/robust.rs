@@ -62,10 +62,93 @@ impl RobustMutex {
         }
     }
 
+    /// Locks if that needs no waiting.
+    pub(crate) fn try_lock(&self) -> Option<Locked> {
+        // SAFETY: as in `lock`.
+        self.outcome(unsafe { libc::pthread_mutex_trylock(self.raw.get()) })
+    }
+
+    /// Locks, waiting at most until the monotonic clock shows `deadline_ns`.
+    pub(crate) fn lock_until(&self, deadline_ns: u64) -> Option<Locked> {
+        let deadline = libc::timespec {
+            tv_sec: (deadline_ns / 1_000_000_000) as libc::time_t,
+            tv_nsec: (deadline_ns % 1_000_000_000) as _,
+        };
+        // SAFETY: as in `lock`; the time is a local value.
+        self.outcome(unsafe { lock_until_monotonic(self.raw.get(), &deadline) })
+    }
+
+    /// What a call that may fail to lock has returned.
+    fn outcome(&self, returned: i32) -> Option<Locked> {
+        match returned {
+            0 => Some(Locked::Clean),
+            libc::EOWNERDEAD => {
+                // SAFETY: as in `lock`.
+                unsafe { libc::pthread_mutex_consistent(self.raw.get()) };
+                Some(Locked::OwnerDied)
+            }
+            _ => None,
+        }
+    }
+
     /// Unlocks a mutex that the calling thread holds.
     pub(crate) fn unlock(&self) {
         // SAFETY: the mutex is initialised; unlocking one that is not ours returns an error.
         unsafe { libc::pthread_mutex_unlock(self.raw.get()) };
+    }
+}
+
+/// Locks with a deadline on the monotonic clock, which nobody sets.
+///
+/// # Safety
+/// As for `pthread_mutex_timedlock`.
+#[cfg(target_env = "gnu")]
+unsafe fn lock_until_monotonic(
+    mutex: *mut libc::pthread_mutex_t,
+    deadline: &libc::timespec,
+) -> i32 {
+    unsafe extern "C" {
+        // Since version 2.30 of the GNU C library, which is older than the kernels that we need.
+        fn pthread_mutex_clocklock(
+            mutex: *mut libc::pthread_mutex_t,
+            clock: libc::clockid_t,
+            deadline: *const libc::timespec,
+        ) -> i32;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { pthread_mutex_clocklock(mutex, libc::CLOCK_MONOTONIC, deadline) }
+}
+
+/// As above, where the C library knows only the clock that can be set: in short waits, so that
+/// setting it delays the end by no more than one of them.
+///
+/// # Safety
+/// As for `pthread_mutex_timedlock`.
+#[cfg(not(target_env = "gnu"))]
+unsafe fn lock_until_monotonic(
+    mutex: *mut libc::pthread_mutex_t,
+    deadline: &libc::timespec,
+) -> i32 {
+    const WAIT_NS: i64 = 100_000_000;
+    let ns = |time: &libc::timespec| time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64;
+    let now = |clock| {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the time is a local value.
+        unsafe { libc::clock_gettime(clock, &mut time) };
+        ns(&time)
+    };
+    loop {
+        let left = ns(deadline) - now(libc::CLOCK_MONOTONIC);
+        let end = now(libc::CLOCK_REALTIME) + left.clamp(0, WAIT_NS);
+        let end = libc::timespec {
+            tv_sec: (end / 1_000_000_000) as libc::time_t,
+            tv_nsec: (end % 1_000_000_000) as _,
+        };
+        // SAFETY: the caller's promise.
+        let returned = unsafe { libc::pthread_mutex_timedlock(mutex, &end) };
+        if returned != libc::ETIMEDOUT || left <= 0 {
+            return returned;
+        }
     }
 }
 

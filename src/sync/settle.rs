@@ -1,0 +1,89 @@
+//! Settling what a dead process held of the objects: locks, permits, seats, and the handles.
+//!
+//! # Protocol
+//! Under the lock of the objects, one process at a time:
+//! 1. For each object of which it held a handle: under the object's latch, in the name of the dead,
+//!    bring queue and counters in order, give back what it held, pass on what it was given.
+//! 2. Its handle is given up, and with the last one the object.
+//! 3. Its threads' records are freed.
+//! 4. Every thread that has been given something is woken: the wake-up may have died with the dead.
+//!
+//! Each step can be done again, so a settler that dies leaves nothing to repair: the next one starts
+//! from the beginning.
+//!
+//! # Who settles
+//! The supervisor of the process that started the dead one, at once (pidfd). A process that nobody in
+//! the tree has started (another program) is watched by nobody: whoever waits for anything looks,
+//! every [`STRANGERS_LOOKED_AT`](super::records::STRANGERS_LOOKED_AT), whether it is still there.
+
+use super::state::{Records, Waiter};
+use crate::shm::objects::Orphaned;
+use crate::shm::{Arena, ParticipantId};
+
+/// What kinds of object there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Mutex = 1,
+    ReentrantMutex,
+    RwLock,
+    Condvar,
+    Event,
+    Semaphore,
+    Barrier,
+    Once,
+    OnceCell,
+    Value,
+}
+
+/// Gives back everything that a dead process held of objects.
+pub(crate) fn settle(arena: &Arena, dead: ParticipantId) {
+    arena.settle_holdings(dead, |orphaned| settle_object(arena, orphaned, dead));
+    arena.each_waiter(&mut |_, waiter: &Waiter| {
+        if u64::from(waiter.owner()) == dead.to_raw() {
+            waiter.free();
+        } else {
+            waiter.wake_if_given();
+        }
+    });
+}
+
+fn settle_object(arena: &Arena, orphaned: Orphaned, dead: ParticipantId) {
+    let Orphaned { object, kind, block } = orphaned;
+    let raw = dead.to_raw() as u32;
+    let is_dead = |id: u32| arena.is_dead(ParticipantId::from_raw(u64::from(id)));
+    macro_rules! settle_states {
+        ($($kind:ident => $state:ty),* $(,)?) => {
+            match kind {
+                $(kind if kind == Kind::$kind as u32 => {
+                    if let Some(state) = arena.at(crate::shm::Offset::<$state>::new(block)) {
+                        state.settle(arena, object, raw, is_dead);
+                    }
+                })*
+                // Mutexes are the kernel's to hand on, and a value changes by one store.
+                _ => {}
+            }
+        };
+    }
+    settle_states! {
+        RwLock => super::state::rwlock::RwLockState,
+        Condvar => super::state::condvar::CondvarState,
+        Event => super::state::event::EventState,
+        Semaphore => super::state::semaphore::SemaphoreState,
+        Barrier => super::state::barrier::BarrierState,
+        Once => super::state::once::OnceState,
+        OnceCell => super::state::once::OnceState,
+    }
+}
+
+/// Settles processes that have died and that nobody watches.
+#[cold]
+pub(crate) fn settle_strangers(arena: &Arena) {
+    for stranger in arena.strangers() {
+        if arena.is_attached(stranger) && arena.is_dead(stranger) {
+            settle(arena, stranger);
+            arena.free_owned_by(stranger);
+            arena.release_participant(stranger);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What lies in shared memory behind each primitive, and the protocol on it.
+//!
+//! ```text
+//! latch.rs   a short lock that names its holder
+//! queue.rs   the latch, and the threads that wait, first come first served
+//! semaphore.rs  rwlock.rs  condvar.rs  event.rs  barrier.rs  once.rs   one primitive each, on both
+//! ```
+//!
+//! Every primitive here is the same kind of thing: some words that change under the object's latch,
+//! and a queue of waiting threads. Nobody takes what it waited for; it is **given** to the thread at
+//! the front, by one store into that thread's own record. So there is one store that commits, one
+//! word for each thread to sleep on, and after a death the records say who waits for what, who was
+//! given what, and what is to be passed on.
+//!
+//! This folder knows no arena: records come through [`Records`], so that loom can model the code as
+//! it is.
+
+pub(crate) mod barrier;
+pub(crate) mod condvar;
+pub(crate) mod event;
+pub(crate) mod latch;
+pub(crate) mod once;
+pub(crate) mod queue;
+pub(crate) mod rwlock;
+pub(crate) mod semaphore;
+
+#[cfg(all(test, loom))]
+mod state_models;
+
+#[cfg(not(loom))]
+use crate::shm::fault;
+use std::time::Duration;
+
+#[cfg(loom)]
+mod fault {
+    pub(super) fn point(_: &'static str) {}
+}
+
+pub(crate) use queue::{WaitQueue, Waiter};
+
+/// The records that lie beside the objects: who waits, who holds how much.
+pub(crate) trait Records {
+    /// The record of a waiting thread; `None` for 0 and for what does not exist.
+    fn waiter(&self, index: u32) -> Option<&Waiter>;
+
+    /// Visits the record of every thread that ever waited.
+    fn each_waiter(&self, visit: &mut dyn FnMut(u32, &Waiter));
+
+    /// What processes hold of an object, except the dead one (permits, read locks).
+    fn held_by_others(&self, object: u32, dead: u32) -> u64;
+
+    /// How long to sleep before looking whether a process has died that nobody watches; `None` if
+    /// there is none such.
+    fn patience(&self) -> Option<Duration>;
+
+    /// Looks for dead processes that nobody watches, and settles them.
+    fn look_around(&self);
+}
+
+/// A thread that does something with one object.
+pub(crate) trait Caller: Records {
+    /// The calling process: its participant id.
+    fn me(&self) -> u32;
+
+    /// The object: its index, unique among the living.
+    fn object(&self) -> u32;
+
+    /// How much the calling process holds of it. Read and written under the latch.
+    fn held(&self) -> &crate::prim::AtomicU64;
+
+    /// The calling thread's own record. `None` if there is no room for one and the time is up.
+    fn own_waiter(&self, deadline: Deadline) -> Option<(u32, &Waiter)>;
+
+    /// Looks for a bounded, adapted time whether `found`.
+    fn search(&self, found: &mut dyn FnMut() -> bool) -> bool;
+}
+
+/// When to stop waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deadline {
+    Never,
+    /// Nanoseconds of the monotonic clock.
+    At(u64),
+}
+
+impl Deadline {
+    #[cfg(not(loom))]
+    pub(crate) fn after(timeout: Duration) -> Self {
+        let now = crate::sys::clock::monotonic_ns();
+        let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        now.checked_add(timeout).map_or(Self::Never, Self::At)
+    }
+
+    /// The time that is left; `None` without a limit.
+    #[cfg(not(loom))]
+    pub(crate) fn left(self) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::At(ns) => {
+                Some(Duration::from_nanos(ns.saturating_sub(crate::sys::clock::monotonic_ns())))
+            }
+        }
+    }
+
+    /// In a model a limited wait is over as soon as it begins.
+    #[cfg(loom)]
+    pub(crate) fn left(self) -> Option<Duration> {
+        (self != Self::Never).then_some(Duration::ZERO)
+    }
+}
