@@ -148,9 +148,9 @@ fn every_point_may_be_the_last_of_a_process() {
     let _dog = watchdog(900);
     let folder = tempfile::tempdir().unwrap();
     let only = std::env::var("PROCPOOL_FAULT_POINT").ok();
-    for point in
-        fault::POINTS.iter().filter(|point| only.as_ref().is_none_or(|only| only == **point))
-    {
+    // The points from the objects on are walked through by `sync_faults.rs`.
+    let of_pools = fault::POINTS.iter().take_while(|point| !point.starts_with("objects."));
+    for point in of_pools.filter(|point| only.as_ref().is_none_or(|only| only == **point)) {
         let mut fired = 0;
         // Later passes of the output points are in batches of several calls.
         let later: &[u32] = if point.contains("output") { &[20, 50] } else { &[] };

@@ -291,7 +291,7 @@ where
         let word = &self.slot.carried;
         let first = send_along(carried, word.load(Relaxed) as u32).map_err(EncodeError::Arena)?;
         word.store(u64::from(first), Release);
-        fault::point("worker.result-carries");
+        fault::point("objects.carried");
         Ok(())
     }
 

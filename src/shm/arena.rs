@@ -32,6 +32,8 @@ pub(super) struct Header {
     pub(super) fault_armed: AtomicU32,
     pub(super) fault_skip: AtomicU32,
     pub(super) fault_fired: AtomicU32,
+    /// The process that no point kills; 0 for none.
+    pub(super) fault_spared: AtomicU32,
     pub(super) allocator: AllocatorState,
     pub(super) objects: ObjectsState,
 }

@@ -66,7 +66,7 @@ impl Semaphore {
     #[inline]
     fn take(&self, permits: u32, deadline: Deadline) -> Option<Permit<'_>> {
         let taken = self.handle.state().acquire(self.handle.caller(), permits, deadline);
-        taken.then_some(Permit { semaphore: self, permits })
+        taken.then(|| Permit { semaphore: self, permits })
     }
 
     /// Waits for a permit.
@@ -87,7 +87,7 @@ impl Semaphore {
     #[inline]
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
         let taken = self.handle.state().try_acquire(self.handle.caller(), 1);
-        taken.then_some(Permit { semaphore: self, permits: 1 })
+        taken.then(|| Permit { semaphore: self, permits: 1 })
     }
 
     /// Waits for a permit for at most `timeout`.
@@ -115,7 +115,7 @@ impl Semaphore {
     pub fn try_acquire_many(&self, permits: u32) -> Result<Option<Permit<'_>>, Error> {
         check(permits, self.handle.state().bound())?;
         let taken = self.handle.state().try_acquire(self.handle.caller(), permits);
-        Ok(taken.then_some(Permit { semaphore: self, permits }))
+        Ok(taken.then(|| Permit { semaphore: self, permits }))
     }
 
     /// Waits for so many permits for at most `timeout`.

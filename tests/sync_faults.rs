@@ -1,0 +1,494 @@
+//! Walks through every fault point of shared objects and of `sync`, for every type: a worker is
+//! killed exactly there, and everybody else goes on.
+//!
+//! For each type, three workers use one object in ways that pass its points: they hold it, wait for
+//! it, and are woken. Over and over a point is armed, with some passes let through so that each of
+//! the three roles is hit, and one worker dies there. Then the others must have come to their end,
+//! the object must be as good as new, and, once the handles are dropped, nothing may be left of it.
+//!
+//! The user's process is spared: what becomes of everything when that one dies is in `crash.rs`.
+#![cfg(any(debug_assertions, feature = "fault"))]
+
+mod support;
+
+use procpool::sync::*;
+use procpool::{Pool, TaskHandle, fault};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use support::*;
+
+const WORKERS: usize = 3;
+
+/// Whoever has it, whatever was said of its last owner.
+fn whatever<G>(got: Result<G, LockError<G>>) -> G {
+    got.unwrap_or_else(LockError::into_guard)
+}
+
+/// Longer than anybody looks before sleeping, so that those who wait sleep.
+fn linger() {
+    std::thread::sleep(Duration::from_micros(300));
+}
+
+/// One object of a type under test, used by workers.
+trait Scenario: Serialize + for<'de> Deserialize<'de> + Clone + 'static {
+    fn make() -> Self;
+    /// What worker `number` does with it.
+    fn work(self, number: usize);
+    /// What the user's process does, again and again, until the workers have ended: whatever a dead
+    /// one would have done so that the others need not wait.
+    fn nudge(&self) {}
+    /// That the object is as good as new.
+    fn check(&self);
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Locks(Mutex<[u64; 2]>, ReentrantMutex);
+
+impl Scenario for Locks {
+    fn make() -> Self {
+        Self(Mutex::new([0; 2]).unwrap(), ReentrantMutex::new().unwrap())
+    }
+    fn work(self, _: usize) {
+        for _ in 0..10 {
+            let mut pair = match self.0.lock() {
+                Ok(pair) => {
+                    assert_eq!(pair[0], pair[1], "half-changed, and nobody was told");
+                    pair
+                }
+                Err(error) => {
+                    assert!(error.is_owner_died());
+                    let mut pair = error.into_guard();
+                    pair[1] = pair[0];
+                    pair
+                }
+            };
+            pair[0] += 1;
+            std::thread::yield_now();
+            pair[1] += 1;
+            drop(pair);
+            let outer = whatever(self.1.lock());
+            let inner = whatever(self.1.lock());
+            assert_eq!(inner.depth(), 2);
+            drop((inner, outer));
+        }
+    }
+    fn check(&self) {
+        drop(whatever(self.0.lock()));
+        assert!(self.0.try_lock().is_ok() && self.1.lock().is_ok_and(|guard| guard.depth() == 1));
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct ReadWrite(RwLock<[u64; 2]>);
+
+impl Scenario for ReadWrite {
+    fn make() -> Self {
+        Self(RwLock::new([0; 2]).unwrap())
+    }
+    fn work(self, number: usize) {
+        for round in 0..8 {
+            if (round + number).is_multiple_of(2) {
+                match self.0.write() {
+                    Ok(mut pair) => {
+                        assert_eq!(pair[0], pair[1], "half-changed, and nobody was told");
+                        pair[0] += 1;
+                        if round < 2 {
+                            linger();
+                        }
+                        pair[1] += 1;
+                    }
+                    Err(error) => {
+                        assert!(error.is_owner_died());
+                        let mut pair = error.into_guard();
+                        pair[1] = pair[0];
+                    }
+                }
+            } else if let Ok(pair) = self.0.read() {
+                assert_eq!(pair[0], pair[1]);
+            }
+            // Leaves the queue again, most of the time.
+            drop(self.0.write_timeout(Duration::from_micros(20)));
+            drop(self.0.read_timeout(Duration::from_micros(20)));
+        }
+    }
+    fn check(&self) {
+        drop(whatever(self.0.write()));
+        assert!(self.0.try_write().is_ok(), "{:?}", self.0);
+        assert!(self.0.try_read().is_ok());
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Changes(Mutex<u64>, Condvar);
+
+impl Scenario for Changes {
+    fn make() -> Self {
+        Self(Mutex::new(0).unwrap(), Condvar::new().unwrap())
+    }
+    fn work(self, number: usize) {
+        for round in 0..4 {
+            let mut turn = whatever(self.0.lock());
+            if (round + number).is_multiple_of(3) {
+                linger();
+                *turn += 1;
+                self.1.notify_one();
+            } else {
+                let before = *turn;
+                turn = whatever(self.1.wait_while(turn, |turn| *turn == before));
+                drop(turn);
+                let turn = whatever(self.0.lock());
+                let short = Duration::from_micros(20);
+                drop(self.1.wait_timeout(turn, short));
+            }
+        }
+    }
+    fn nudge(&self) {
+        *whatever(self.0.lock()) += 1;
+        self.1.notify_all();
+    }
+    fn check(&self) {
+        drop(whatever(self.0.lock()));
+        assert_eq!((self.1.waiting(), self.1.notify_all()), (0, 0));
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Events(Event, Event);
+
+impl Scenario for Events {
+    fn make() -> Self {
+        Self(Event::new().unwrap(), Event::automatic().unwrap())
+    }
+    fn work(self, number: usize) {
+        for round in 0..4 {
+            if (round + number).is_multiple_of(3) {
+                linger();
+                self.0.set();
+                self.1.set();
+                self.0.clear();
+            } else {
+                self.0.wait();
+                self.1.wait();
+                self.1.wait_timeout(Duration::from_micros(20));
+            }
+        }
+    }
+    fn nudge(&self) {
+        self.0.set();
+        self.1.set();
+        self.0.clear();
+    }
+    fn check(&self) {
+        let Self(manual, automatic) = self;
+        automatic.wait_timeout(Duration::ZERO);
+        assert!(!manual.is_set() && !automatic.is_set());
+        automatic.set();
+        assert!(automatic.is_set(), "it was given to nobody who lives");
+        assert!(automatic.wait_timeout(Duration::ZERO) && !automatic.is_set());
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Permits(Semaphore, Value<u32>, Semaphore);
+
+impl Scenario for Permits {
+    fn make() -> Self {
+        let scratch = Semaphore::new(1000).unwrap();
+        Self(Semaphore::bounded(2).unwrap(), Value::new(0).unwrap(), scratch)
+    }
+    fn work(self, number: usize) {
+        for round in 0..6 {
+            if (round + number).is_multiple_of(3) {
+                let both = self.0.acquire_many(2).unwrap();
+                linger();
+                drop(both);
+            } else {
+                let permit = self.0.acquire();
+                std::thread::yield_now();
+                drop(permit);
+            }
+            drop(self.0.acquire_many_timeout(2, Duration::from_micros(20)));
+            self.2.acquire().forget();
+            self.2.release(1).unwrap();
+        }
+    }
+    fn check(&self) {
+        assert_eq!(self.0.available(), 2, "permits did not come back");
+        assert_eq!(self.0.try_acquire_many(2).unwrap().map(|permit| permit.count()), Some(2));
+        // What was forgotten and not released again is gone.
+        assert!(self.2.available() >= 999);
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Meetings(Barrier);
+
+impl Scenario for Meetings {
+    fn make() -> Self {
+        Self(Barrier::new(WORKERS as u32).unwrap())
+    }
+    fn work(self, number: usize) {
+        let short = Duration::from_micros(50);
+        for round in 0..6 {
+            if round == number {
+                linger();
+            }
+            // Who arrives after a survivor has mended the barrier is alone.
+            let limit = Duration::from_millis(100);
+            let passed = match round % 2 {
+                0 => self.0.wait_timeout(limit),
+                _ => self.0.wait_timeout_with(limit, std::thread::yield_now),
+            };
+            if passed.is_err() {
+                break;
+            }
+        }
+        if number == 0 {
+            // Withdraws, which breaks it, and mends it.
+            let _ = self.0.wait_timeout(short);
+            self.0.reset();
+        }
+        let _ = self.0.wait_timeout(short);
+    }
+    fn check(&self) {
+        self.0.reset();
+        assert_eq!(self.0.waiting(), 0);
+        assert!(self.0.wait_timeout(Duration::ZERO).is_err());
+        assert!(self.0.is_broken());
+        self.0.reset();
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct First(Once, OnceCell<u64>, OnceCell<Encoded<String>>, Value<u32>);
+
+impl Scenario for First {
+    fn make() -> Self {
+        let (once, cell) = (Once::new().unwrap(), OnceCell::new().unwrap());
+        Self(once, cell, OnceCell::encoded().unwrap(), Value::new(0).unwrap())
+    }
+    fn work(self, number: usize) {
+        self.0.call_once_timeout(Duration::from_micros(20), std::thread::yield_now);
+        self.0.call_once(|| {
+            self.3.fetch_add(1);
+        });
+        let init = || {
+            std::thread::yield_now();
+            7 + number as u64
+        };
+        assert!(*self.1.get_or_init(init) >= 7);
+        assert_eq!(self.2.get_or_init(|| "a".repeat(100)).unwrap(), "a".repeat(100));
+    }
+    fn check(&self) {
+        assert!(self.0.is_completed() && self.1.is_set() && self.2.is_set());
+        assert!(self.3.load() <= 2, "done again only if the first was killed at it");
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Values(Value<[u64; 5]>, Mutex<Encoded<Vec<u64>>>, RwLock<Encoded<String>>);
+
+impl Scenario for Values {
+    fn make() -> Self {
+        let value = Value::new([0; 5]).unwrap();
+        Self(value, Mutex::encoded(&vec![1]).unwrap(), RwLock::encoded(&String::new()).unwrap())
+    }
+    fn work(self, number: usize) {
+        for round in 0..6usize {
+            self.0.update(|value| value.map(|word| word + 1));
+            let seen = self.0.load();
+            assert!(seen.iter().all(|word| *word == seen[0]), "torn: {seen:?}");
+            let mut list = whatever(self.1.lock());
+            let wanted = 100 * (1 + (round + number) % 4);
+            list.update(|list| {
+                assert!(list.iter().all(|element| *element == list.len() as u64), "{list:?}");
+                *list = vec![wanted as u64; wanted];
+            })
+            .unwrap();
+            drop(list);
+            whatever(self.2.write()).set(&"x".repeat(wanted)).unwrap();
+            let text = whatever(self.2.read()).get().unwrap();
+            assert!(text.bytes().all(|byte| byte == b'x'));
+        }
+    }
+    fn check(&self) {
+        let seen = self.0.load();
+        assert!(seen.iter().all(|word| *word == seen[0]));
+        let list = whatever(self.1.lock()).get().unwrap();
+        assert!(list.iter().all(|element| *element == list.len() as u64));
+        drop(whatever(self.2.write()));
+    }
+}
+
+/// Objects that workers make and send back.
+#[derive(Clone, Serialize, Deserialize)]
+struct Travellers(Value<u32>);
+
+impl Scenario for Travellers {
+    fn make() -> Self {
+        Self(Value::new(0).unwrap())
+    }
+    fn work(self, _: usize) {
+        for _ in 0..5 {
+            let event = Event::new().unwrap();
+            let cell = Mutex::encoded(&"text".to_string()).unwrap();
+            cell.lock().unwrap().set(&"longer ".repeat(100)).unwrap();
+            drop((event, cell.clone(), cell));
+            self.0.fetch_add(1);
+        }
+    }
+    fn check(&self) {}
+}
+
+/// Lets the workers do their work; how many of them were lost.
+fn run<S: Scenario>(pool: &Pool, object: &S) -> usize {
+    let work = |(object, number): (S, usize)| {
+        S::work(object.clone(), number);
+        // The result carries the object back.
+        object
+    };
+    let tasks: Vec<TaskHandle<S>> =
+        (0..WORKERS).map(|n| pool.submit(work, (object.clone(), n)).unwrap()).collect();
+    while tasks.iter().any(|task| !task.is_finished()) {
+        object.nudge();
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let mut lost = 0;
+    for task in tasks {
+        match task.join() {
+            Ok(back) => back.check_is_alive(),
+            Err(error) if error.is_worker_lost() => lost += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    lost
+}
+
+trait CheckIsAlive {
+    fn check_is_alive(&self);
+}
+
+impl<S: Scenario> CheckIsAlive for S {
+    fn check_is_alive(&self) {
+        drop(self.clone());
+    }
+}
+
+/// Walks a type through all points; those that killed somebody.
+fn walk<S: Scenario>() -> Vec<&'static str> {
+    let pool = Pool::builder().workers(WORKERS).name("walk").build().unwrap();
+    fault::spare_this_process();
+    // Tables have grown as far as they will: objects, holdings, and threads that wait.
+    Event::new().unwrap().wait_timeout(Duration::from_micros(1));
+    for _ in 0..20 {
+        let object = S::make();
+        assert_eq!(run(&pool, &object), 0);
+        object.check();
+    }
+    let before = (fault::objects(), pool.stats().arena_used_bytes);
+    let points: Vec<&str> =
+        fault::POINTS.iter().copied().skip_while(|point| !point.starts_with("objects.")).collect();
+    let (mut reached, mut killed) = (Vec::new(), 0);
+    let only = std::env::var("PROCPOOL_FAULT_POINT").ok();
+    for point in points {
+        if only.as_ref().is_some_and(|only| only != point) {
+            continue;
+        }
+        for skip in [0, 1, 2, 5, 13] {
+            let object = S::make();
+            fault::arm(point, skip).unwrap();
+            let lost = run(&pool, &object);
+            let fired = fault::fired().is_some();
+            fault::disarm();
+            assert!(fired || lost == 0, "{point} {skip}: {lost} lost and nobody killed");
+            // Between a worker's result and its next task it dies without costing a task.
+            assert!(lost <= 1, "{point} {skip}: {lost} tasks lost with one worker");
+            wait_until("the dead one is settled", || pool.check_invariants().is_ok());
+            wait_until("the dead one is replaced", || {
+                let stats = pool.stats();
+                stats.workers_lost == killed + u64::from(fired)
+                    && stats.workers_started == WORKERS as u64 + stats.workers_lost
+            });
+            killed += u64::from(fired);
+            object.check();
+            assert_eq!(run(&pool, &object), 0, "{point} {skip}");
+            object.check();
+            drop(object);
+            let after = || (fault::objects(), pool.stats().arena_used_bytes);
+            let limit = std::time::Instant::now() + Duration::from_secs(5);
+            while after() != before {
+                assert!(
+                    std::time::Instant::now() < limit,
+                    "{point} {skip}: objects, holdings and bytes were {before:?} and are {:?}",
+                    after()
+                );
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !fired {
+                break;
+            }
+            reached.push(point);
+        }
+    }
+    pool.shutdown().unwrap();
+    reached.dedup();
+    reached
+}
+
+fn walk_by_name(name: &str) -> Vec<&'static str> {
+    match name {
+        "locks" => walk::<Locks>(),
+        "read-write" => walk::<ReadWrite>(),
+        "changes" => walk::<Changes>(),
+        "events" => walk::<Events>(),
+        "permits" => walk::<Permits>(),
+        "meetings" => walk::<Meetings>(),
+        "first" => walk::<First>(),
+        "values" => walk::<Values>(),
+        "travellers" => walk::<Travellers>(),
+        other => panic!("no scenario {other}"),
+    }
+}
+
+/// Not a test of its own: the program that the test below runs, once for each type.
+#[test]
+fn child_program() {
+    let Some(role) = role() else { return };
+    let _dog = watchdog(300);
+    println!("reached: {}", walk_by_name(&role).join(" "));
+}
+
+/// The points that each type must have been killed at.
+const EXPECTED: &[(&str, &[&str])] = &[
+    ("locks", &["mutex."]),
+    ("read-write", &["rwlock.", "sync."]),
+    ("changes", &["condvar.", "sync."]),
+    ("events", &["event.", "sync."]),
+    ("permits", &["semaphore.", "sync."]),
+    ("meetings", &["barrier.", "sync."]),
+    ("first", &["once."]),
+    ("values", &["value.", "encoded."]),
+    ("travellers", &["objects."]),
+];
+
+#[test]
+fn every_point_of_every_type_may_be_the_last_of_a_worker() {
+    let _dog = watchdog(900);
+    let folder = tempfile::tempdir().unwrap();
+    let only = std::env::var("PROCPOOL_FAULT_SCENARIO").ok();
+    for (scenario, prefixes) in EXPECTED {
+        if only.as_ref().is_some_and(|only| only != scenario) {
+            continue;
+        }
+        let (status, text, errors) = run_to_end(&mut program_in_role(scenario, folder.path()));
+        assert!(status.success(), "{scenario}: {text}{errors}");
+        let reached = text.split("reached: ").nth(1).unwrap_or_default();
+        let reached: Vec<&str> = reached.lines().next().unwrap_or_default().split(' ').collect();
+        let expected = fault::POINTS
+            .iter()
+            .filter(|point| prefixes.iter().any(|prefix| point.starts_with(prefix)));
+        for point in expected {
+            assert!(reached.contains(point), "{scenario} never dies at {point}: {reached:?}");
+        }
+    }
+}
