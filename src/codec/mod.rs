@@ -16,7 +16,8 @@
 //!
 //! # Errors
 //! What arrives is checked: lengths against the stream, and decoding reports instead of panicking.
-//! `postcard` does not carry the text of a type's own error, so messages name the type and the step.
+//! `postcard` does not carry the text of a type's own error, so messages name the type and the step;
+//! only why a handle was refused is known.
 
 pub(crate) mod plain;
 pub(crate) mod stream;
@@ -25,7 +26,7 @@ pub(crate) mod writer;
 pub(crate) use stream::Stream;
 pub(crate) use writer::ArenaWriter;
 
-use crate::sync::handle::{Carried, carrying};
+use crate::sync::crossing::{Carried, carrying, text_of};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// How values of a type cross.
@@ -57,7 +58,7 @@ pub(crate) fn encode<T: Serialize + 'static>(
     match encoded {
         Ok(()) => Ok(carried),
         Err(error) => {
-            Err(writer.take_error().unwrap_or_else(|| EncodeError::Refused(error.to_string())))
+            Err(writer.take_error().unwrap_or_else(|| EncodeError::Refused(text_of(error))))
         }
     }
 }
@@ -73,7 +74,7 @@ pub(crate) fn decode<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, S
         plain::Read::NotPlain => match postcard::take_from_bytes(bytes) {
             Ok((value, [])) => Ok(value),
             Ok((_, rest)) => Err(format!("{} of {} bytes are left over", rest.len(), bytes.len())),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(text_of(error)),
         },
     }
 }

@@ -14,7 +14,7 @@ use crate::limits::CONTEXTS_MAX;
 use crate::prim::{Acquire, Relaxed, Release};
 use crate::shm::ParticipantId;
 use crate::shm::arena::is_forked_copy;
-use crate::sync::handle::Carried;
+use crate::sync::crossing::Carried;
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::{Any, type_name};
 

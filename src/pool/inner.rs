@@ -18,7 +18,7 @@ use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::{ParticipantId, fault};
-use crate::sync::handle::Carried;
+use crate::sync::crossing::Carried;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -30,7 +30,7 @@ use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
 use crate::prim::Relaxed;
-use crate::sync::handle::Carried;
+use crate::sync::crossing::Carried;
 use crate::sync::search::search;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;

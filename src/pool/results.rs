@@ -19,7 +19,7 @@ use crate::codec::{Shape, Stream, shape_of};
 use crate::error::{Step, TaskError};
 use crate::prim::Relaxed;
 use crate::shm::fault;
-use crate::sync::handle::CarriedByResult;
+use crate::sync::crossing::CarriedByResult;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::sync::Arc;

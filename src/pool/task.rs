@@ -20,7 +20,7 @@ use crate::error::{Error, Step, crossing};
 use crate::prim::{Relaxed, Release, SeqCst, compiler_fence};
 use crate::process::identity::CodeOffset;
 use crate::shm::{Arena, Block, ParticipantId, fault};
-use crate::sync::handle::{Carried, send_along};
+use crate::sync::crossing::{Carried, send_along};
 use serde::{Serialize, de::DeserializeOwned};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;

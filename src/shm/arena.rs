@@ -34,6 +34,8 @@ pub(super) struct Header {
     pub(super) fault_fired: AtomicU32,
     /// The process that no point kills; 0 for none.
     pub(super) fault_spared: AtomicU32,
+    /// Participants that nobody in the tree has started: one, unless other programs take part.
+    pub(super) roots: AtomicU32,
     pub(super) allocator: AllocatorState,
     pub(super) objects: ObjectsState,
 }
@@ -111,6 +113,17 @@ impl Arena {
         let own = arena.reserve_participant(ParticipantId::NOBODY)?;
         sys::process::on_fork_in_child(note_fork);
         Self::adopt(arena)?.become_participant(own)
+    }
+
+    /// Takes part, from now on, in the arena of another program.
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn join(fd: std::os::fd::OwnedFd) -> Result<&'static Self, Error> {
+        let arena = Self::from_descriptor(fd)?;
+        let own = arena.reserve_participant(ParticipantId::NOBODY)?;
+        sys::process::on_fork_in_child(note_fork);
+        let arena = Self::adopt(arena)?.become_participant(own)?;
+        arena.record_start_time(own.id);
+        Ok(arena)
     }
 
     /// Makes `arena` the arena of this process tree.

@@ -1,7 +1,8 @@
 //! Fault points: named places where a test can have exactly one process killed, exactly once.
 //!
 //! The armed point lives in the arena, so that it works whichever process of the tree passes there
-//! first. In release builds without the feature `fault` a point is nothing at all.
+//! first. Here is also what a test needs to take part in another program's arena, which has no public
+//! way yet. In release builds without the feature `fault` a point is nothing at all.
 
 #[cfg(any(debug_assertions, feature = "fault"))]
 use super::arena::Arena;
@@ -183,4 +184,23 @@ pub fn fired() -> Option<&'static str> {
 #[must_use]
 pub fn objects() -> (usize, usize) {
     Arena::existing().map_or((0, 0), Arena::count_objects)
+}
+
+/// The descriptor of this process's arena, made if there is none.
+///
+/// # Errors
+/// The arena cannot be made.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn arena_descriptor() -> Result<std::os::fd::BorrowedFd<'static>, Error> {
+    let none = || Error::invalid("the arena has no descriptor".into());
+    Arena::tree(None)?.descriptor().ok_or_else(none)
+}
+
+/// Has this process, which has no arena, take part in that of another program.
+///
+/// # Errors
+/// The descriptor is not an arena's, or this process has one.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn join_arena(descriptor: std::os::fd::OwnedFd) -> Result<(), Error> {
+    Arena::join(descriptor).map(|_| ())
 }

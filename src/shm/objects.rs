@@ -26,7 +26,7 @@
 //! Holding the lock: the next one makes lists and counts anew, makes the blocks of living objects
 //! nobody's, and destroys objects that nobody holds: then each block is either part of a living
 //! object or still the dead process's (R3). That comes before the dead one's blocks are freed,
-//! because settlement takes this lock first. Holding objects: [`Arena::settle_holdings`].
+//! because settlement takes this lock first. Holding objects: [`Objects::settle`].
 
 use super::arena::{Arena, own_id};
 use super::fault;
@@ -78,6 +78,14 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Refuses a handle of another shape than the object's.
+    pub(crate) fn check(self, handle: Self) -> Result<(), Error> {
+        if self == handle {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("a handle of {handle:?} leads to an object of {self:?}")))
+    }
+
     fn to_raw(self) -> u64 {
         u64::from(self.kind) << 48 | u64::from(self.value_align) << 32 | u64::from(self.value_bytes)
     }
@@ -241,25 +249,6 @@ impl Arena {
         object.map_or(0, |object| object.blocks[which].load(Relaxed))
     }
 
-    /// Gives back everything that a dead process holds. `settle` is told of each object before.
-    pub(crate) fn settle_holdings(&self, dead: ParticipantId, mut settle: impl FnMut(Orphaned)) {
-        let locked = self.lock_objects();
-        for (index, holding) in self.holdings().in_use() {
-            let word = Word::from_raw(holding.word.load(Relaxed));
-            if word.participant != dead {
-                continue;
-            }
-            if word.state == HELD
-                && let Some(object) = self.objects().get(word.object)
-            {
-                let kind = Shape::from_raw(object.shape.load(Relaxed)).kind;
-                let block = object.blocks[0].load(Relaxed);
-                settle(Orphaned { object: word.object, kind, block });
-            }
-            locked.give_up(index);
-        }
-    }
-
     /// How many objects and holdings there are; for tests.
     #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn count_objects(&self) -> (usize, usize) {
@@ -304,12 +293,7 @@ impl Objects<'_> {
     /// Has this process hold an object that lives.
     pub(crate) fn hold(&self, id: ObjectId, shape: Shape) -> Result<u32, Error> {
         let object = self.living(id)?;
-        let found = Shape::from_raw(object.shape.load(Relaxed));
-        if found != shape {
-            return Err(Error::invalid(format!(
-                "a handle of shape {shape:?} leads to an object of shape {found:?}"
-            )));
-        }
+        Shape::from_raw(object.shape.load(Relaxed)).check(shape)?;
         let holding = self.add_holding(id.index, own_id(), HELD, 0)?;
         object.references.store(object.references.load(Relaxed) + 1, Relaxed);
         Ok(holding)
@@ -349,6 +333,24 @@ impl Objects<'_> {
     pub(crate) fn give_up_list(&self, first: u32) {
         let list: Vec<u32> = self.list(first).map(|(index, _)| index).collect();
         list.into_iter().for_each(|index| self.give_up(index));
+    }
+
+    /// Gives back everything that a dead process holds. `settle` is told of each object before.
+    pub(crate) fn settle(&self, dead: ParticipantId, mut settle: impl FnMut(Orphaned)) {
+        for (index, holding) in self.arena.holdings().in_use() {
+            let word = Word::from_raw(holding.word.load(Relaxed));
+            if word.participant != dead {
+                continue;
+            }
+            if word.state == HELD
+                && let Some(object) = self.arena.objects().get(word.object)
+            {
+                let kind = Shape::from_raw(object.shape.load(Relaxed)).kind;
+                let block = object.blocks[0].load(Relaxed);
+                settle(Orphaned { object: word.object, kind, block });
+            }
+            self.give_up(index);
+        }
     }
 
     /// Replaces a block of an object by one that belongs to this process, and frees the old one.

@@ -140,6 +140,9 @@ impl Arena {
             if free.state == FREE
                 && entry.word.compare_exchange(raw, reserved, AcqRel, Relaxed).is_ok()
             {
+                if parent == ParticipantId::NOBODY {
+                    self.header().roots.fetch_add(1, AcqRel);
+                }
                 return Ok(Reserved { id: ParticipantId::from_raw(index as u64), generation });
             }
         }
@@ -206,6 +209,12 @@ impl Arena {
         }
     }
 
+    /// Whether there may be processes that nobody in the tree watches.
+    #[inline]
+    pub(crate) fn has_strangers(&self) -> bool {
+        self.header().roots.load(Relaxed) > 1
+    }
+
     /// The attached processes that nobody in the tree watches, because nobody there started them.
     pub(crate) fn strangers(&self) -> impl Iterator<Item = ParticipantId> {
         self.children_of(ParticipantId::NOBODY).into_iter().filter(|id| *id != own_id())
@@ -232,6 +241,9 @@ impl Arena {
         entry.ledger.started.store(0, Relaxed);
         let word = Word::from_raw(entry.word.load(Relaxed));
         let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word };
+        if word.parent == ParticipantId::NOBODY && word.state != FREE {
+            self.header().roots.fetch_sub(1, AcqRel);
+        }
         entry.word.store(free.to_raw(), Release);
     }
 }

@@ -1,6 +1,7 @@
 //! A point that a number of threads of any processes pass together.
 
-use super::handle::{Handle, Parts, crossing};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts};
 use super::settle::Kind;
 use super::state::Deadline;
 use super::state::barrier::{BarrierState, PARTIES_MAX, Passage};

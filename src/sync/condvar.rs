@@ -1,6 +1,7 @@
 //! Waiting until another process says that something has changed.
 
-use super::handle::{Handle, Parts, crossing};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts};
 use super::lock_error::LockError;
 use super::mutex::MutexGuard;
 use super::settle::Kind;

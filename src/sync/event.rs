@@ -1,6 +1,7 @@
 //! Something that happens, and that any number of threads of any processes may wait for.
 
-use super::handle::{Handle, Parts, crossing};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts};
 use super::settle::Kind;
 use super::state::Deadline;
 use super::state::event::EventState;

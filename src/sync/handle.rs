@@ -1,17 +1,11 @@
-//! Handles: how a process holds an object, and how a handle crosses to another process.
+//! Handles: how a process holds an object. How a handle crosses to another is in `crossing.rs`.
 //!
 //! # Rules
 //! R1. A process holds an object once, however many handles it has: they share one [`Reference`], and
 //!     the last one to go gives the holding up (`shm/objects.rs`).
-//! R2. A handle crosses as the object's name. Whoever carries it holds the object meanwhile: a task's
-//!     argument or a context through references that the user's process keeps until the task has
-//!     ended; a result through a holding of its own, on a list in the slot.
-//! R3. Encoding a handle anywhere else is refused: nobody would hold the object. Decoding is checked
-//!     against the objects that live.
 //!
 //! # If a process dies
-//! Its holdings are given back by settlement, those of its results too unless they had been handed
-//! over to the reader.
+//! Its holdings are given back by settlement.
 #![allow(unsafe_code)] // Fills new blocks; hands out references into blocks that are held.
 
 use super::records;
@@ -23,8 +17,7 @@ use crate::shm::arena::{is_forked_copy, own_id};
 use crate::shm::objects::{BLOCKS_MAX, Holding, ObjectId, Shape};
 use crate::shm::offset::Shared;
 use crate::shm::{Arena, Offset};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
@@ -36,6 +29,7 @@ use std::time::Duration;
 pub(crate) struct Reference {
     arena: &'static Arena,
     id: ObjectId,
+    shape: Shape,
     holding_index: u32,
     holding: &'static Holding,
     /// The object's first block.
@@ -250,7 +244,7 @@ impl<S: Shared> Handle<S> {
     }
 
     /// Holds the object that has this name.
-    fn open(id: ObjectId, parts: &Parts) -> Result<Self, Error> {
+    pub(super) fn open(id: ObjectId, parts: &Parts) -> Result<Self, Error> {
         if is_forked_copy() {
             return Err(Error::forked());
         }
@@ -259,7 +253,10 @@ impl<S: Shared> Handle<S> {
         };
         let found = Reference::find(id);
         let reference = match found {
-            Some(reference) => reference,
+            Some(reference) => {
+                reference.shape.check(parts.shape())?;
+                reference
+            }
             None => {
                 arena.record_start_time(own_id());
                 let locked = arena.lock_objects();
@@ -285,7 +282,16 @@ fn reference(
         .holding(holding_index)
         .ok_or_else(|| Error::broken(format!("no holding {holding_index} in the arena")))?;
     let may_be_given_up = parts.may_be_given_up;
-    Ok(Reference { arena, id, holding_index, holding, block, may_be_given_up }.remember())
+    Ok(Reference {
+        arena,
+        id,
+        shape: parts.shape(),
+        holding_index,
+        holding,
+        block,
+        may_be_given_up,
+    }
+    .remember())
 }
 
 fn resolve<S: Shared>(arena: &'static Arena, block: u64) -> Result<&'static S, Error> {
@@ -320,6 +326,11 @@ impl<S> Handle<S> {
         &self.reference
     }
 
+    /// Another share in the reference, for whoever carries the handle.
+    pub(super) fn share(&self) -> Arc<Reference> {
+        self.reference.clone()
+    }
+
     /// Whether both lead to the same object.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.reference.id == other.reference.id
@@ -337,125 +348,3 @@ impl<S> fmt::Debug for Handle<S> {
         write!(formatter, "object {}", self.reference.id.index())
     }
 }
-
-// Crossing ----------------------------------------------------------------------------------
-
-/// What holds an object while its handle is on the way (R2).
-#[derive(Debug, Clone)]
-pub(crate) struct Carried(Arc<Reference>);
-
-thread_local! {
-    /// The handles that were encoded so far, while something is encoded that may carry them.
-    static CARRYING: RefCell<Option<Vec<Carried>>> = const { RefCell::new(None) };
-}
-
-/// Encodes something that may carry handles: what `encode` returns, and what it carries.
-pub(crate) fn carrying<R>(encode: impl FnOnce() -> R) -> (R, Vec<Carried>) {
-    /// Puts back what an outer encoding had collected, also after a panic.
-    struct Outer(Option<Vec<Carried>>);
-    impl Drop for Outer {
-        fn drop(&mut self) {
-            let outer = self.0.take();
-            CARRYING.with(|carrying| *carrying.borrow_mut() = outer);
-        }
-    }
-    let outer = Outer(CARRYING.with(|carrying| carrying.borrow_mut().replace(Vec::new())));
-    let encoded = encode();
-    let carried = CARRYING.with(|carrying| carrying.borrow_mut().take());
-    drop(outer);
-    (encoded, carried.unwrap_or_default())
-}
-
-impl<S> Handle<S> {
-    pub(crate) fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let noted = CARRYING.with(|carrying| match carrying.borrow_mut().as_mut() {
-            Some(carried) => {
-                carried.push(Carried(self.reference.clone()));
-                true
-            }
-            None => false,
-        });
-        if !noted {
-            return Err(ser::Error::custom(
-                "a handle to a shared object can be encoded only as part of a task's argument, \
-                 context or result",
-            ));
-        }
-        self.reference.id.serialize(serializer)
-    }
-}
-
-impl<S: Shared> Handle<S> {
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-        parts: &Parts,
-    ) -> Result<Self, D::Error> {
-        let id = ObjectId::deserialize(deserializer)?;
-        Self::open(id, parts).map_err(de::Error::custom)
-    }
-}
-
-/// Has a result carry what was encoded in it: `first` is its list so far, and the return value its
-/// new one.
-pub(crate) fn send_along(carried: &[Carried], mut first: u32) -> Result<u32, Error> {
-    for Carried(reference) in carried {
-        first = reference.arena.lock_objects().send_along(reference.id, first)?;
-    }
-    Ok(first)
-}
-
-/// The list of what a result carries, in the hands of its reader; dropping it gives that up.
-#[derive(Debug)]
-pub(crate) struct CarriedByResult {
-    arena: &'static Arena,
-    first: u32,
-}
-
-impl CarriedByResult {
-    pub(crate) fn new(arena: &'static Arena, first: u32) -> Self {
-        Self { arena, first }
-    }
-}
-
-impl Drop for CarriedByResult {
-    fn drop(&mut self) {
-        if self.first != 0 && !is_forked_copy() {
-            self.arena.lock_objects().give_up_list(self.first);
-        }
-    }
-}
-
-/// Gives a type that wraps a [`Handle`] in a field `handle` what all such types have.
-macro_rules! crossing {
-    ($name:ident $(<$value:ident: $bound:path>)?, $parts:expr) => {
-        impl $(<$value: $bound>)? Clone for $name $(<$value>)? {
-            /// Makes another handle to the same object.
-            fn clone(&self) -> Self {
-                Self { handle: self.handle.clone() $(, of: std::marker::PhantomData::<fn() -> $value>)? }
-            }
-        }
-
-        impl $(<$value: $bound>)? PartialEq for $name $(<$value>)? {
-            /// Returns whether both are handles to the same object.
-            fn eq(&self, other: &Self) -> bool {
-                self.handle.is_same(&other.handle)
-            }
-        }
-
-        impl $(<$value: $bound>)? Eq for $name $(<$value>)? {}
-
-        impl $(<$value: $bound>)? serde::Serialize for $name $(<$value>)? {
-            fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-                self.handle.serialize(serializer)
-            }
-        }
-
-        impl<'de $(, $value: $bound)?> serde::Deserialize<'de> for $name $(<$value>)? {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let handle = crate::sync::handle::Handle::deserialize(deserializer, &$parts)?;
-                Ok(Self { handle $(, of: std::marker::PhantomData::<fn() -> $value>)? })
-            }
-        }
-    };
-}
-pub(crate) use crossing;

@@ -32,6 +32,8 @@ pub(crate) mod barrier;
 #[cfg(not(loom))]
 pub(crate) mod condvar;
 #[cfg(not(loom))]
+pub(crate) mod crossing;
+#[cfg(not(loom))]
 pub(crate) mod event;
 #[cfg(not(loom))]
 pub(crate) mod handle;
@@ -63,6 +65,9 @@ pub(crate) mod value;
 pub use barrier::{Barrier, BarrierError, BarrierWait};
 #[cfg(not(loom))]
 pub use condvar::{Condvar, Relocked, RelockedInTime};
+#[doc(hidden)]
+#[cfg(all(not(loom), any(debug_assertions, feature = "fault")))]
+pub use crossing::{decode_for_test, encode_for_test};
 #[cfg(not(loom))]
 pub use event::Event;
 #[cfg(not(loom))]

@@ -14,7 +14,8 @@
 //! be overtaken.
 #![allow(unsafe_code)] // Hands out the value to whoever has the lock.
 
-use super::handle::{Handle, Parts, Reference, With, crossing, own_participant};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts, Reference, With, own_participant};
 use super::lock_error::{LockError, TryLockError};
 use super::settle::Kind;
 use super::state::Deadline;

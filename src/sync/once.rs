@@ -1,7 +1,8 @@
 //! What is done once, by whichever process comes first.
 #![allow(unsafe_code)] // Writes the value in its turn; hands it out once it cannot change.
 
-use super::handle::{Handle, Parts, With, crossing};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts, With};
 use super::settle::Kind;
 use super::state::Deadline;
 use super::state::once::{OnceState, Turn};

@@ -67,7 +67,7 @@ impl Records for Arena {
     }
 
     fn patience(&self) -> Option<Duration> {
-        self.strangers().next().map(|_| STRANGERS_LOOKED_AT)
+        self.has_strangers().then_some(STRANGERS_LOOKED_AT)
     }
 
     fn look_around(&self) {

@@ -15,7 +15,8 @@
 //! As `mutex.rs`.
 #![allow(unsafe_code)] // Initialises the C library's mutex in place.
 
-use super::handle::{Handle, Parts, Reference, crossing, own_participant};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts, Reference, own_participant};
 use super::lock_error::{LockError, TryLockError};
 use super::settle::Kind;
 use super::state::Deadline;

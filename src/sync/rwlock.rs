@@ -1,7 +1,8 @@
 //! A value that many may read at a time, or one change.
 #![allow(unsafe_code)] // Hands out the value to whoever has the lock.
 
-use super::handle::{Handle, Parts, With, crossing};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts, With};
 use super::lock_error::{LockError, TryLockError};
 use super::settle::Kind;
 use super::state::Deadline;

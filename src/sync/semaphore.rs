@@ -1,6 +1,7 @@
 //! A number of permits that the threads of all processes share.
 
-use super::handle::{Handle, Parts, crossing};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts};
 use super::settle::Kind;
 use super::state::Deadline;
 use super::state::semaphore::{PERMITS_MAX, SemaphoreState, TooMany};

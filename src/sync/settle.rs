@@ -17,7 +17,7 @@
 //! every [`STRANGERS_LOOKED_AT`](super::records::STRANGERS_LOOKED_AT), whether it is still there.
 
 use super::state::{Records, Waiter};
-use crate::shm::objects::Orphaned;
+use crate::shm::objects::{Objects, Orphaned};
 use crate::shm::{Arena, ParticipantId};
 
 /// What kinds of object there are.
@@ -38,7 +38,11 @@ pub(crate) enum Kind {
 
 /// Gives back everything that a dead process held of objects.
 pub(crate) fn settle(arena: &Arena, dead: ParticipantId) {
-    arena.settle_holdings(dead, |orphaned| settle_object(arena, orphaned, dead));
+    settle_locked(arena, &arena.lock_objects(), dead);
+}
+
+fn settle_locked(arena: &Arena, locked: &Objects<'_>, dead: ParticipantId) {
+    locked.settle(dead, |orphaned| settle_object(arena, orphaned, dead));
     arena.each_waiter(&mut |_, waiter: &Waiter| {
         if u64::from(waiter.owner()) == dead.to_raw() {
             waiter.free();
@@ -76,14 +80,24 @@ fn settle_object(arena: &Arena, orphaned: Orphaned, dead: ParticipantId) {
     }
 }
 
-/// Settles processes that have died and that nobody watches.
+/// Settles processes that have died and that nobody watches, and those that they had started.
+///
+/// All of it under the lock of the objects: others look around too.
 #[cold]
 pub(crate) fn settle_strangers(arena: &Arena) {
+    let locked = arena.lock_objects();
     for stranger in arena.strangers() {
-        if arena.is_attached(stranger) && arena.is_dead(stranger) {
-            settle(arena, stranger);
-            arena.free_owned_by(stranger);
-            arena.release_participant(stranger);
+        // If it had started others, its guardian is ending them just now: the next look finds them
+        // dead as well.
+        let mut family = arena.children_of(stranger);
+        family.push(stranger);
+        if family.iter().any(|id| !arena.is_attached(*id) || !arena.is_dead(*id)) {
+            continue;
+        }
+        for dead in family {
+            settle_locked(arena, &locked, dead);
+            arena.free_owned_by(dead);
+            arena.release_participant(dead);
         }
     }
 }

@@ -14,6 +14,7 @@
 //! Before the store of the word: the old value stands. The next writer overwrites the other half.
 #![allow(unsafe_code)] // Reads and writes blocks under the lock of their owner.
 
+use super::crossing::text_of;
 use super::handle::Reference;
 use crate::error::{Error, crossing};
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
@@ -117,7 +118,7 @@ pub struct EncodedWord {
 /// The encoded form of a new object's value, and the word that goes with it: it lies in half 0.
 pub(crate) fn encode_first<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     postcard::to_stdvec(value)
-        .map_err(|error| Error::invalid(format!("cannot encode {}", crossing::<T>(error))))
+        .map_err(|error| Error::invalid(format!("cannot encode {}", crossing::<T>(text_of(error)))))
 }
 
 impl EncodedWord {
@@ -135,8 +136,9 @@ impl EncodedWord {
         })?;
         // SAFETY: the bytes are inside the arena, and the lock that the caller has keeps writers out.
         let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes as usize) };
-        postcard::from_bytes(bytes)
-            .map_err(|error| Error::invalid(format!("cannot decode {}", crossing::<T>(error))))
+        postcard::from_bytes(bytes).map_err(|error| {
+            Error::invalid(format!("cannot decode {}", crossing::<T>(text_of(error))))
+        })
     }
 
     /// Encodes and commits a value. The caller has the lock, for writing.

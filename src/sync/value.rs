@@ -24,7 +24,8 @@
 //! Readers do not wait, but begin again when two writes overlapped with one read.
 #![allow(unsafe_code)] // Copies plain data in and out of words.
 
-use super::handle::{Handle, Parts, With, crossing};
+use super::crossing::crossing;
+use super::handle::{Handle, Parts, With};
 use super::settle::Kind;
 use super::stored::Plain;
 use crate::error::Error;

@@ -1,0 +1,180 @@
+//! How handles cross to other processes: as the object's name, while somebody else holds the object.
+//!
+//! # Rules
+//! R1. Whoever carries a handle holds its object meanwhile: a task's argument or a context through
+//!     references that the user's process keeps until the task has ended; a result through a holding
+//!     of its own, on a list in the slot.
+//! R2. Encoding a handle anywhere else is refused: nobody would hold the object. Decoding is checked
+//!     against the objects that live.
+//!
+//! # If a process dies
+//! The holdings of its results are given back with its others, unless they had been handed over to
+//! the reader.
+
+use super::handle::{Handle, Parts, Reference};
+use crate::error::Error;
+use crate::shm::Arena;
+use crate::shm::arena::is_forked_copy;
+use crate::shm::objects::ObjectId;
+use crate::shm::offset::Shared;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// What holds an object while its handle is on the way (R1).
+#[derive(Debug, Clone)]
+pub(crate) struct Carried(Arc<Reference>);
+
+thread_local! {
+    /// The handles that were encoded so far, while something is encoded that may carry them.
+    static CARRYING: RefCell<Option<Vec<Carried>>> = const { RefCell::new(None) };
+}
+
+thread_local! {
+    /// Why a handle was refused last: `postcard` does not carry the text of a type's own error.
+    static REFUSED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn refuse(why: &str) -> String {
+    REFUSED.with(|refused| *refused.borrow_mut() = Some(why.to_owned()));
+    why.to_owned()
+}
+
+/// The text of an error of `postcard`, or of the refusal of a handle that caused it.
+pub(crate) fn text_of(error: postcard::Error) -> String {
+    let refused = REFUSED.with(|refused| refused.borrow_mut().take());
+    match error {
+        postcard::Error::SerdeSerCustom | postcard::Error::SerdeDeCustom => {
+            refused.unwrap_or_else(|| error.to_string())
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Encodes something that may carry handles: what `encode` returns, and what it carries.
+pub(crate) fn carrying<R>(encode: impl FnOnce() -> R) -> (R, Vec<Carried>) {
+    /// Puts back what an outer encoding had collected, also after a panic.
+    struct Outer(Option<Vec<Carried>>);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            let outer = self.0.take();
+            CARRYING.with(|carrying| *carrying.borrow_mut() = outer);
+        }
+    }
+    let outer = Outer(CARRYING.with(|carrying| carrying.borrow_mut().replace(Vec::new())));
+    let encoded = encode();
+    let carried = CARRYING.with(|carrying| carrying.borrow_mut().take());
+    drop(outer);
+    (encoded, carried.unwrap_or_default())
+}
+
+impl<S> Handle<S> {
+    pub(crate) fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        let noted = CARRYING.with(|carrying| match carrying.borrow_mut().as_mut() {
+            Some(carried) => {
+                carried.push(Carried(self.share()));
+                true
+            }
+            None => false,
+        });
+        if !noted {
+            return Err(ser::Error::custom(refuse(
+                "a handle to a shared object can be encoded only as part of a task's argument, \
+                 context or result",
+            )));
+        }
+        self.caller().id().serialize(serializer)
+    }
+}
+
+impl<S: Shared> Handle<S> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        parts: &Parts,
+    ) -> Result<Self, D::Error> {
+        let id = ObjectId::deserialize(deserializer)?;
+        Self::open(id, parts).map_err(|error| de::Error::custom(refuse(&error.to_string())))
+    }
+}
+
+/// Has a result carry what was encoded in it: `first` is its list so far, and the return value its
+/// new one.
+pub(crate) fn send_along(carried: &[Carried], mut first: u32) -> Result<u32, Error> {
+    for Carried(reference) in carried {
+        first = reference.arena().lock_objects().send_along(reference.id(), first)?;
+    }
+    Ok(first)
+}
+
+/// The list of what a result carries, in the hands of its reader; dropping it gives that up.
+#[derive(Debug)]
+pub(crate) struct CarriedByResult {
+    arena: &'static Arena,
+    first: u32,
+}
+
+impl CarriedByResult {
+    pub(crate) fn new(arena: &'static Arena, first: u32) -> Self {
+        Self { arena, first }
+    }
+}
+
+impl Drop for CarriedByResult {
+    fn drop(&mut self) {
+        if self.first != 0 && !is_forked_copy() {
+            self.arena.lock_objects().give_up_list(self.first);
+        }
+    }
+}
+
+/// The bytes of something that carries handles, for a test; the objects must be held otherwise.
+#[doc(hidden)]
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn encode_for_test(value: &impl Serialize) -> Vec<u8> {
+    carrying(|| postcard::to_stdvec(value)).0.unwrap_or_default()
+}
+
+/// The value of bytes that [`encode_for_test`] made, or did not.
+///
+/// # Errors
+/// They are not such a value's, or lead nowhere: the text says which.
+#[doc(hidden)]
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn decode_for_test<T: de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(text_of)
+}
+
+/// Gives a type that wraps a [`Handle`] in a field `handle` what all such types have.
+macro_rules! crossing {
+    ($name:ident $(<$value:ident: $bound:path>)?, $parts:expr) => {
+        impl $(<$value: $bound>)? Clone for $name $(<$value>)? {
+            /// Makes another handle to the same object.
+            fn clone(&self) -> Self {
+                Self { handle: self.handle.clone() $(, of: std::marker::PhantomData::<fn() -> $value>)? }
+            }
+        }
+
+        impl $(<$value: $bound>)? PartialEq for $name $(<$value>)? {
+            /// Returns whether both are handles to the same object.
+            fn eq(&self, other: &Self) -> bool {
+                self.handle.is_same(&other.handle)
+            }
+        }
+
+        impl $(<$value: $bound>)? Eq for $name $(<$value>)? {}
+
+        impl $(<$value: $bound>)? serde::Serialize for $name $(<$value>)? {
+            fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+                self.handle.serialize(serializer)
+            }
+        }
+
+        impl<'de $(, $value: $bound)?> serde::Deserialize<'de> for $name $(<$value>)? {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let handle = crate::sync::handle::Handle::deserialize(deserializer, &$parts)?;
+                Ok(Self { handle $(, of: std::marker::PhantomData::<fn() -> $value>)? })
+            }
+        }
+    };
+}
+pub(crate) use crossing;
