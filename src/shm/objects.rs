@@ -61,6 +61,23 @@ pub(crate) struct ObjectId {
 }
 
 impl ObjectId {
+    #[cfg(feature = "raw_sync")]
+    pub(crate) const BYTES: usize = 12;
+
+    #[cfg(feature = "raw_sync")]
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..4].copy_from_slice(&self.index.to_ne_bytes());
+        bytes[4..].copy_from_slice(&self.uid.to_ne_bytes());
+        bytes
+    }
+
+    #[cfg(feature = "raw_sync")]
+    pub(crate) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [a, b, c, d, uid @ ..] = bytes;
+        Self { index: u32::from_ne_bytes([a, b, c, d]), uid: u64::from_ne_bytes(uid) }
+    }
+
     /// The place in the table: unique among the objects that live at the same time.
     pub(crate) fn index(self) -> u32 {
         self.index

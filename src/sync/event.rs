@@ -56,6 +56,17 @@ impl Event {
         Self::of(true)
     }
 
+    /// Its name, and the event of a name.
+    #[cfg(feature = "raw_sync")]
+    pub(super) fn id(&self) -> crate::shm::objects::ObjectId {
+        self.handle.caller().id()
+    }
+
+    #[cfg(feature = "raw_sync")]
+    pub(super) fn open(id: crate::shm::objects::ObjectId) -> Result<Self, Error> {
+        Ok(Self { handle: Handle::open(id, &PARTS)? })
+    }
+
     fn of(automatic: bool) -> Result<Self, Error> {
         let fill = |state: &EventState| state.initialise(automatic);
         Ok(Self { handle: Handle::create(&PARTS, None, fill)? })

@@ -43,6 +43,8 @@ mod lock_error;
 pub(crate) mod mutex;
 #[cfg(not(loom))]
 pub(crate) mod once;
+#[cfg(all(not(loom), feature = "raw_sync"))]
+mod raw;
 #[cfg(not(loom))]
 mod records;
 #[cfg(not(loom))]

@@ -1,8 +1,8 @@
 //! Futex wait and wake on a word of shared memory.
 //!
 //! Never private (the waiters are other processes) and always against the monotonic clock.
-//! Under loom the kernel is modelled by one lock and one condition variable, so that a lost
-//! wake-up is a deadlock that loom reports.
+//! Under loom the kernel is modelled by a list of sleepers under one lock, so that a lost wake-up is a
+//! deadlock that loom reports. Nobody is woken there without cause, and no time-out ever comes.
 
 use crate::prim::AtomicU32;
 use std::time::Duration;
@@ -42,23 +42,48 @@ pub(crate) fn wake_all(word: &AtomicU32) {
     wake(word, i32::MAX as u32);
 }
 
+/// Under loom: who sleeps, as the address of the word and a number of its own.
+#[cfg(loom)]
+#[derive(Default)]
+struct Kernel {
+    sleepers: Vec<(usize, u64)>,
+    next: u64,
+}
+
 #[cfg(loom)]
 loom::lazy_static! {
-    static ref KERNEL: (loom::sync::Mutex<()>, loom::sync::Condvar) =
-        (loom::sync::Mutex::new(()), loom::sync::Condvar::new());
+    static ref KERNEL: (loom::sync::Mutex<Kernel>, loom::sync::Condvar) =
+        (loom::sync::Mutex::new(Kernel::default()), loom::sync::Condvar::new());
+}
+
+#[cfg(loom)]
+fn address(word: &AtomicU32) -> usize {
+    std::ptr::from_ref(word) as usize
 }
 
 #[cfg(loom)]
 pub(crate) fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) -> Woken {
-    let guard = KERNEL.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if word.load(crate::prim::SeqCst) == expected {
-        drop(KERNEL.1.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner));
+    let mut kernel = KERNEL.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if word.load(crate::prim::SeqCst) != expected {
+        return Woken::LookAgain;
+    }
+    let me = (address(word), kernel.next);
+    kernel.next += 1;
+    kernel.sleepers.push(me);
+    while kernel.sleepers.contains(&me) {
+        kernel = KERNEL.1.wait(kernel).unwrap_or_else(std::sync::PoisonError::into_inner);
     }
     Woken::LookAgain
 }
 
 #[cfg(loom)]
-pub(crate) fn wake(_word: &AtomicU32, _count: u32) {
-    let _guard = KERNEL.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+pub(crate) fn wake(word: &AtomicU32, count: u32) {
+    let mut kernel = KERNEL.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut left = count;
+    kernel.sleepers.retain(|(slept_on, _)| {
+        let woken = *slept_on == address(word) && left > 0;
+        left -= u32::from(woken);
+        !woken
+    });
     KERNEL.1.notify_all();
 }

@@ -9,7 +9,7 @@ use super::event::EventState;
 use super::once::{OnceState, Turn};
 use super::rwlock::RwLockState;
 use super::semaphore::SemaphoreState;
-use super::{Caller, Deadline, Records, Waiter};
+use super::{Caller, Deadline, Records, WaitQueue, Waiter};
 use crate::prim::{AtomicU32, AtomicU64, Relaxed};
 use loom::sync::Arc;
 use loom::thread;
@@ -78,14 +78,14 @@ impl<S> Caller for Thread<S> {
     }
 }
 
-/// Explores what `threads` do, up to three switches that nothing forces.
+/// Explores what `threads` do: two of them up to three switches that nothing forces, three up to two.
 fn explore<S: Send + Sync + 'static>(
     make: fn() -> S,
     threads: &'static [fn(&Thread<S>)],
     after: fn(&Memory<S>),
 ) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(if threads.len() > 2 { 2 } else { 3 });
     model.check(move || {
         let memory = Arc::new(Memory {
             state: make(),
@@ -100,6 +100,21 @@ fn explore<S: Send + Sync + 'static>(
         }
         running.into_iter().for_each(|thread| thread.join().unwrap());
         after(&memory);
+    });
+}
+
+// Latch -------------------------------------------------------------------------------------
+
+#[test]
+fn latch_models_of_three_that_want_it_each_gets_it() {
+    fn take(thread: &Thread<WaitQueue>) {
+        let locked = thread.state().lock(thread);
+        let inside = &thread.memory.payload;
+        inside.store(inside.load(Relaxed) + 1, Relaxed);
+        drop(locked);
+    }
+    explore(WaitQueue::new, &[take, take, take], |memory| {
+        assert_eq!(memory.payload.load(Relaxed), 3);
     });
 }
 
