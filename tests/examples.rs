@@ -167,3 +167,68 @@ fn isolate_shows_every_failure_and_leaves_nothing() {
         assert!(left.is_empty(), "files left behind: {left:?}");
     }
 }
+
+/// The lines of an output, sorted: processes print in any order.
+fn sorted(output: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = output.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn lock_lets_one_write_at_a_time_and_survives_a_dead_holder() {
+    let output = run(&mut Command::new(example("lock")));
+    assert_eq!(
+        sorted(&output),
+        [
+            "Lock acquired directly",
+            "Lock acquired via a guard",
+            "lines written: 2",
+            "second worker: done, with the lock free",
+            "the holder died; the count is still good",
+            "third worker lost: true",
+        ]
+    );
+}
+
+#[test]
+fn event_releases_the_patient_and_lets_the_impatient_go() {
+    let output = run(&mut Command::new(example("event")));
+    assert_eq!(
+        sorted(&output),
+        [
+            "main: event is set",
+            "main: waiting before calling event.set()",
+            "wait_for_event: event.is_set() -> true",
+            "wait_for_event: starting",
+            "wait_for_event_timeout: event.is_set() -> false",
+            "wait_for_event_timeout: starting",
+        ]
+    );
+    let place = |line: &str| output.find(line).unwrap();
+    assert!(place("is_set() -> false") < place("event is set"));
+}
+
+#[test]
+fn condition_runs_the_second_stage_after_the_first() {
+    let output = run(&mut Command::new(example("condition")));
+    let place = |line: &str| output.find(line).unwrap_or_else(|| panic!("no {line:?}: {output}"));
+    for number in 1..=2 {
+        assert!(place("stage 1 done") < place(&format!("stage_2[{number}] running after stage 1")));
+    }
+    assert_eq!(output.lines().count(), 6, "{output}");
+}
+
+#[test]
+fn semaphore_never_shows_more_than_three_active() {
+    for _ in 0..5 {
+        let output = run(&mut Command::new(example("semaphore")));
+        let running: Vec<&str> =
+            output.lines().filter_map(|line| line.strip_prefix("Now running: ")).collect();
+        assert_eq!(running.len(), 11, "{output}");
+        assert!(running.iter().all(|list| list.matches(',').count() < 3), "{output}");
+        assert_eq!(running.last(), Some(&"[]"), "{output}");
+        let most = output.lines().find_map(|line| line.strip_prefix("most at a time: "));
+        assert!((1..=3).contains(&most.unwrap().parse::<u32>().unwrap()), "{output}");
+    }
+}

@@ -52,6 +52,7 @@ const UNSAFE_FILES: &[&str] = &[
     "sync/handle.rs",
     "sync/mutex.rs",
     "sync/once.rs",
+    "sync/raw.rs",
     "sync/records.rs",
     "sync/reentrant.rs",
     "sync/rwlock.rs",
