@@ -13,7 +13,7 @@ use super::settle::Kind;
 use super::state::{Caller, Deadline, Records, Waiter};
 use crate::error::Error;
 use crate::prim::AtomicU64;
-use crate::shm::arena::{is_forked_copy, own_id};
+use crate::shm::arena::{is_forked_copy, own_id, own_raw};
 use crate::shm::objects::{BLOCKS_MAX, Holding, ObjectId, Shape};
 use crate::shm::offset::Shared;
 use crate::shm::{Arena, Offset};
@@ -140,9 +140,9 @@ impl Caller for Reference {
 /// # Panics
 /// In such a copy: what it took would be written down as taken by the process that it was copied
 /// from.
-#[inline]
+#[inline(always)]
 pub(super) fn own_participant() -> u32 {
-    let me = own_id().to_raw() as u32;
+    let me = own_raw();
     if me == 0 {
         forked();
     }

@@ -129,9 +129,13 @@ impl<T: Stored> Mutex<T> {
     }
 
     #[inline]
-    fn guard(&self, locked: Locked) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
+    fn guard(
+        &self,
+        locked: Locked,
+        me: u32,
+    ) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         fault::point("mutex.locked");
-        self.state().holder.store(own_participant(), Relaxed);
+        self.state().holder.store(me, Relaxed);
         let panicking = std::thread::panicking();
         let guard = MutexGuard { mutex: self, panicking, not_send: PhantomData };
         match locked {
@@ -155,8 +159,8 @@ impl<T: Stored> Mutex<T> {
     #[inline]
     #[doc(alias = "acquire")]
     pub fn lock(&self) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
-        own_participant();
-        self.guard(self.state().lock.lock())
+        let me = own_participant();
+        self.guard(self.state().lock.lock(), me)
     }
 
     /// Takes the lock if it is free.
@@ -164,9 +168,9 @@ impl<T: Stored> Mutex<T> {
     /// # Errors
     /// [`TryLockError::Busy`], or as [`lock`](Self::lock).
     pub fn try_lock(&self) -> Result<MutexGuard<'_, T>, TryLockError<MutexGuard<'_, T>>> {
-        own_participant();
+        let me = own_participant();
         match self.state().lock.try_lock() {
-            Some(locked) => Ok(self.guard(locked)?),
+            Some(locked) => Ok(self.guard(locked, me)?),
             None => Err(TryLockError::Busy(Duration::ZERO)),
         }
     }
@@ -194,13 +198,13 @@ impl<T: Stored> Mutex<T> {
         &self,
         timeout: Duration,
     ) -> Result<MutexGuard<'_, T>, TryLockError<MutexGuard<'_, T>>> {
-        own_participant();
+        let me = own_participant();
         let locked = match Deadline::after(timeout) {
             Deadline::Never => Some(self.state().lock.lock()),
             Deadline::At(ns) => self.state().lock.lock_until(ns),
         };
         match locked {
-            Some(locked) => Ok(self.guard(locked)?),
+            Some(locked) => Ok(self.guard(locked, me)?),
             None => Err(TryLockError::Busy(timeout)),
         }
     }

@@ -50,16 +50,19 @@ impl RobustMutex {
     }
 
     /// Locks, waiting as long as it takes; a dead owner's lock is handed over and made usable.
+    #[inline]
     pub(crate) fn lock(&self) -> Locked {
         // SAFETY: the mutex was initialised before the arena was shared.
         match unsafe { libc::pthread_mutex_lock(self.raw.get()) } {
-            libc::EOWNERDEAD => {
-                // SAFETY: we hold it, with the previous owner dead, which is what this call is for.
-                unsafe { libc::pthread_mutex_consistent(self.raw.get()) };
-                Locked::OwnerDied
-            }
-            _ => Locked::Clean,
+            0 => Locked::Clean,
+            returned => self.lock_failed(returned),
         }
+    }
+
+    #[cold]
+    fn lock_failed(&self, returned: i32) -> Locked {
+        // Without a time-out only the death of the owner makes the call return anything but 0.
+        self.outcome(returned).unwrap_or(Locked::Clean)
     }
 
     /// Locks if that needs no waiting.
@@ -83,7 +86,7 @@ impl RobustMutex {
         match returned {
             0 => Some(Locked::Clean),
             libc::EOWNERDEAD => {
-                // SAFETY: as in `lock`.
+                // SAFETY: we hold it, with the previous owner dead, which is what this call is for.
                 unsafe { libc::pthread_mutex_consistent(self.raw.get()) };
                 Some(Locked::OwnerDied)
             }
@@ -92,6 +95,7 @@ impl RobustMutex {
     }
 
     /// Unlocks a mutex that the calling thread holds.
+    #[inline]
     pub(crate) fn unlock(&self) {
         // SAFETY: the mutex is initialised; unlocking one that is not ours returns an error.
         unsafe { libc::pthread_mutex_unlock(self.raw.get()) };
