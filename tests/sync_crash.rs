@@ -235,8 +235,8 @@ fn passed_on<T>(
     let pool = pool(2);
     fault::spare_this_process();
     let mut tasks = waiting(&pool, what, 2, wait, waits);
-    // Both sleep, which they do after looking for at most 50 microseconds.
-    std::thread::sleep(Duration::from_millis(5));
+    let workers = workers_of(std::process::id(), "pool");
+    wait_until("both sleep", || workers.iter().all(|worker| is_asleep(*worker)));
     fault::arm(point, 0).unwrap();
     give();
     assert!(tasks.remove(0).join().unwrap_err().is_worker_lost(), "{point}");
@@ -267,55 +267,49 @@ fn child(role: &str) {
         }
         "event" => {
             for point in ["sync.awake", "sync.taking"] {
-                let events = (Event::automatic().unwrap(), Value::new(0usize).unwrap());
+                let event = Event::automatic().unwrap();
                 passed_on(
                     point,
-                    &events,
-                    |(event, waiting): (Event, Value<usize>)| {
-                        waiting.fetch_add(1);
+                    &event,
+                    |event: Event| {
                         event.wait();
                         true
                     },
-                    |n| events.1.load() == n,
-                    || events.0.set(),
+                    |n| event.waiting() == n as u32,
+                    || event.set(),
                 );
-                assert!(!events.0.is_set());
+                assert!(!event.is_set());
             }
         }
         "semaphore" => {
             for point in ["sync.awake", "sync.taking", "sync.taken"] {
-                let shared = (Semaphore::new(0).unwrap(), Value::new(0usize).unwrap());
+                let permits = Semaphore::new(0).unwrap();
                 passed_on(
                     point,
-                    &shared,
-                    |(permits, waiting): (Semaphore, Value<usize>)| {
-                        waiting.fetch_add(1);
+                    &permits,
+                    |permits: Semaphore| {
                         drop(permits.acquire());
                         true
                     },
-                    |n| shared.1.load() == n,
-                    || shared.0.release(1).unwrap(),
+                    |n| permits.waiting() == n as u32,
+                    || permits.release(1).unwrap(),
                 );
-                assert_eq!(shared.0.available(), 1, "{point}");
+                assert_eq!(permits.available(), 1, "{point}");
             }
         }
         "rwlock" => {
             for point in ["sync.awake", "sync.taking"] {
-                let shared = (RwLock::new(0u64).unwrap(), Value::new(0usize).unwrap());
-                let held = shared.0.write().unwrap();
-                let held = std::cell::Cell::new(Some(held));
+                let lock = RwLock::new(0u64).unwrap();
+                let held = std::cell::Cell::new(Some(lock.write().unwrap()));
                 passed_on(
                     point,
-                    &shared,
-                    |(lock, waiting): (RwLock<u64>, Value<usize>)| {
-                        waiting.fetch_add(1);
-                        // The one before had only been given the lock: it has changed nothing.
-                        lock.write().is_ok()
-                    },
-                    |n| shared.1.load() == n,
+                    &lock,
+                    // The one before had only been given the lock: it has changed nothing.
+                    |lock: RwLock<u64>| lock.write().is_ok(),
+                    |n| lock.waiting() == n as u32,
                     || drop(held.take()),
                 );
-                assert!(shared.0.try_write().is_ok());
+                assert!(lock.try_write().is_ok());
             }
         }
         other => panic!("no role {other}"),

@@ -5,11 +5,13 @@
 //! 1. The searcher's seat.
 //! 2. The ring cell in its ledger: if it is claimed by the dead and the slot was not handed over,
 //!    the slot is queued again; the cell is released.
-//! 3. The slot in its ledger, if claimed by the dead: its blocks become ours; the call that was
+//! 3. What it held of shared objects (`sync/settle.rs`), except what its results carry. Before the
+//!    slot, so that whoever learns that a call is lost finds the locks free that it held; and before
+//!    the blocks.
+//! 4. The slot in its ledger, if claimed by the dead: its blocks become ours; the call that was
 //!    running is lost; if calls are left, the batch is queued again and goes on behind it; else it
 //!    is finished. If it is DONE already, it is announced (again: that does no harm).
-//! 4. Processes that the dead one had started (a pool of its own): ended, and settled like it.
-//! 5. What it held of shared objects (`sync/settle.rs`), which comes before its blocks.
+//! 5. Processes that the dead one had started (a pool of its own): ended, and settled like it.
 //! 6. Its remaining blocks.
 //! 7. Its place among the sleepers, its participant entry.
 //! 8. Everybody is woken: a wake-up may have died with its receiver.
@@ -50,8 +52,13 @@ pub(crate) fn settle(inner: &Inner, dead: Dead) -> bool {
     let had_started = ledger.started.load(Relaxed) != 0;
     area.searcher().evict(dead.id.to_raw() as u32);
     settle_cell(inner, dead, ledger.cell.load(Relaxed));
-    if let Some(index) = ledger.slot.load(Relaxed).checked_sub(1) {
-        settle_slot(inner, dead, index as u32);
+    let slot = ledger.slot.load(Relaxed).checked_sub(1).map(|index| index as u32);
+    if let Some(slot) = slot.and_then(|index| claimed_by(inner, dead, index)) {
+        hand_over_carried(area.arena, slot, inner.user);
+    }
+    sync::settle::settle(area.arena, dead.id);
+    if let Some(index) = slot {
+        settle_slot(inner, dead, index);
     }
     let asleep = ledger.asleep.load(Relaxed) != 0;
     settle_process(area.arena, dead.id);
@@ -73,23 +80,27 @@ fn settle_cell(inner: &Inner, dead: Dead, position: u64) {
     }
 }
 
-fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
-    let Some(slot) = inner.area.slots.get(index as usize) else { return };
+/// The slot, if the dead one had claimed it.
+fn claimed_by(inner: &Inner, dead: Dead, index: u32) -> Option<&'static Slot> {
+    let slot = inner.area.slots.get(index as usize)?;
     let state = slot.state.load();
-    match state.phase {
-        Phase::Claimed if u64::from(state.owner) == dead.id.to_raw() => {}
-        Phase::Done => {
+    let claimed = state.phase == Phase::Claimed && u64::from(state.owner) == dead.id.to_raw();
+    claimed.then_some(slot)
+}
+
+fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
+    let Some(slot) = claimed_by(inner, dead, index) else {
+        let slot = inner.area.slots.get(index as usize);
+        if let Some(slot) = slot.filter(|slot| slot.state.load().phase == Phase::Done) {
             slot.state.wake_sleepers();
-            return;
         }
-        _ => return,
-    }
+        return;
+    };
     let arena = inner.area.arena;
     if let Some(block) = slot.output_block() {
         arena.set_owner(block, inner.user);
     }
     failure::hand_over(arena, slot, inner.user);
-    hand_over_carried(arena, slot, inner.user);
     let next = settle_calls(inner, dead, index, slot);
     if next == slot.calls.load(Relaxed) {
         inner.area.announce(slot, slot.state.finish());
@@ -143,9 +154,9 @@ fn skip_result(arena: &Arena, slot: &Slot, call: u32, calls: u32) {
 fn settle_process(arena: &Arena, id: ParticipantId) {
     for child in arena.children_of(id) {
         end_orphan(arena, child);
+        sync::settle::settle(arena, child);
         settle_process(arena, child);
     }
-    sync::settle::settle(arena, id);
     arena.free_owned_by(id);
     arena.release_participant(id);
 }

@@ -95,6 +95,12 @@ impl Event {
         self.handle.state().is_automatic()
     }
 
+    /// How many threads wait at this moment.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.handle.state().waiting()
+    }
+
     /// Waits until the event is set; an automatic one is then clear again.
     #[inline]
     pub fn wait(&self) {

@@ -187,6 +187,12 @@ impl<T: Stored> RwLock<T> {
         }
     }
 
+    /// How many threads wait at this moment.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.state().waiting()
+    }
+
     /// Returns whether a writer panicked, and nobody has [cleared](Self::clear_poison) that since.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {

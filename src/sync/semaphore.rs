@@ -149,6 +149,12 @@ impl Semaphore {
     pub fn available(&self) -> u32 {
         self.handle.state().available()
     }
+
+    /// How many threads wait at this moment.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.handle.state().waiting()
+    }
 }
 
 fn check(permits: u32, most: u32) -> Result<(), Error> {

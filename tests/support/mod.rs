@@ -53,6 +53,16 @@ pub(crate) fn parent_of(pid: u32) -> Option<u32> {
     stat(pid)?.get(1)?.parse().ok()
 }
 
+/// Whether every thread of a process sleeps.
+pub(crate) fn is_asleep(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let mut states = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")));
+    states.all(|line| {
+        let line = line.unwrap_or_default();
+        line.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('S'))
+    })
+}
+
 /// The CPU time that a process has used, in clock ticks.
 pub(crate) fn cpu_ticks(pid: u32) -> u64 {
     stat(pid)

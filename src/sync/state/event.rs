@@ -56,6 +56,11 @@ impl EventState {
         self.set.load(Acquire) != 0
     }
 
+    /// How many threads wait; a moment's view.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.queue.length()
+    }
+
     pub(crate) fn set<C: Caller>(&self, caller: &C) {
         let mut locked = self.queue.lock(caller);
         self.set_locked(&mut locked);

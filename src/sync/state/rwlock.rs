@@ -86,6 +86,11 @@ impl RwLockState {
         (self.writer.load(Relaxed), self.readers.load(Relaxed))
     }
 
+    /// How many threads wait; a moment's view.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.queue.length()
+    }
+
     #[inline]
     fn enter_read<C: Caller>(&self, caller: &C) {
         let held = caller.held();

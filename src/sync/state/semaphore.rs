@@ -73,6 +73,11 @@ impl SemaphoreState {
         self.bound.load(Relaxed)
     }
 
+    /// How many threads wait; a moment's view.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.queue.length()
+    }
+
     #[inline]
     fn take(&self, held: &AtomicU64, permits: u32) {
         // R1: what is held is the truth, so it comes first.
