@@ -35,61 +35,25 @@ mod peers;
 mod rows;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use measure::Table;
 use peers::helper::Helper;
 use peers::spawned;
 use std::process::ExitCode;
-use std::time::Duration;
 
 fn main() -> ExitCode {
     // procspawn's processes go their own way here; the pool's did so before `main`.
     procspawn::init();
     let mut helper = Helper::fork();
-    let mut criterion = Criterion::default()
-        .without_plots()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1500))
-        .configure_from_args();
+    let mut criterion = measure::criterion();
     map_groups(&mut criterion);
     submit_groups(&mut criterion, &mut helper);
     life_groups(&mut criterion, &mut helper);
     criterion.final_summary();
-    match table_filter() {
-        Some(filter) => ratios(&mut helper, Table::new(filter)),
-        None => ExitCode::SUCCESS,
-    }
-}
-
-/// Which rows of the ratio table are asked for: none when this is a test or a listing, or when
-/// criterion is given options.
-fn table_filter() -> Option<Option<String>> {
-    let (bench, rest): (Vec<String>, Vec<String>) =
-        std::env::args().skip(1).partition(|argument| argument == "--bench");
-    match rest.as_slice() {
-        _ if bench.is_empty() => None,
-        [] => Some(None),
-        [name] if !name.starts_with('-') => Some(Some(name.clone())),
-        _ => None,
-    }
-}
-
-fn ratios(helper: &mut Helper, mut table: Table) -> ExitCode {
+    let Some(mut table) = measure::table() else { return ExitCode::SUCCESS };
     let note = rows::map::rows(&mut table);
-    rows::submit::rows(&mut table, helper);
+    rows::submit::rows(&mut table, &mut helper);
     rows::granularity::rows(&mut table);
-    rows::life::rows(&mut table, helper);
-    println!("\n{table}");
-    let Some(path) = std::env::var("PROCPOOL_RECORD").ok().filter(|_| table.is_whole()) else {
-        return ExitCode::SUCCESS;
-    };
-    match measure::write_record(&path, &table, note.as_slice()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cannot write {path}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    rows::life::rows(&mut table, &mut helper);
+    measure::finish(&table, note.as_slice())
 }
 
 fn map_groups(criterion: &mut Criterion) {

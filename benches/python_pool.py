@@ -1,4 +1,4 @@
-"""The peer of `benches/peers/python.rs`: one line with a number of calls in, nanoseconds out.
+"""Maps for `benches/rows/map.rs`: one line with a number of calls in, nanoseconds out.
 
 Started with `python3 -c`, so the workers must be forked: a fresh interpreter could not import the
 function from here.

@@ -3,10 +3,14 @@
 //! Sides alternate round by round, so that a change of clock speed or foreign load meets both. A
 //! cell shows the median of the rounds and, in brackets, the fastest and the slowest round. The
 //! ratio is that of the medians. A requirement that is missed stays in the table.
+#![allow(dead_code, unused_imports)] // Each bench uses a part of it.
 
+mod cores;
 mod record;
+mod run;
 
-pub(crate) use record::write as write_record;
+pub(crate) use cores::{pin, pinned, two_cores};
+pub(crate) use run::{criterion, finish, table};
 use std::fmt;
 use std::time::Duration;
 
@@ -76,6 +80,12 @@ impl Spread {
         rounds.sort_by(f64::total_cmp);
         let (first, last) = (rounds[0], rounds[rounds.len() - 1]);
         Self { median_ns: median(rounds), least_ns: first, most_ns: last }
+    }
+
+    /// The same for a part of each call.
+    pub(crate) fn part(self, share: f64) -> Self {
+        let Self { median_ns, least_ns, most_ns } = self;
+        Self { median_ns: median_ns * share, least_ns: least_ns * share, most_ns: most_ns * share }
     }
 }
 

@@ -5,13 +5,16 @@ use std::fs;
 use std::io;
 use std::process::Command;
 
+/// The bench that runs: the name of its file.
+const BENCH: &str = env!("CARGO_CRATE_NAME");
+
 /// Writes the table to `path`, under what one must know to read it.
-pub(crate) fn write(path: &str, table: &Table, notes: &[String]) -> io::Result<()> {
-    let mut text = String::from(
-        "# Results of `benches/pool.rs`\n\n\
+pub(super) fn write(path: &str, table: &Table, notes: &[String]) -> io::Result<()> {
+    let mut text = format!(
+        "# Results of `benches/{BENCH}.rs`\n\n\
          Written by `benches/record`. What each row measures, and what it does not tell, stands at\n\
-         the top of `benches/pool.rs` and of the files in `benches/rows`. A cell is the median of\n\
-         the rounds (fastest to slowest). Times are per call.\n\n",
+         the top of `benches/{BENCH}.rs` and of the files of its rows. A cell is the median of the\n\
+         rounds (fastest to slowest). Times are per call.\n\n",
     );
     for (name, value) in facts() {
         text.push_str(&format!("- {name}: {value}\n"));

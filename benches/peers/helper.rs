@@ -12,10 +12,10 @@
 //! A parent that gets no answer for ten seconds panics.
 #![allow(unsafe_code)] // Forks, and reads words of a mapping that two processes share.
 
-use crate::measure::median;
+use crate::measure::{median, pin};
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::process::{Pid, Signal, WaitOptions};
-use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{futex, sched_getaffinity, sched_setaffinity};
 use std::hint::spin_loop;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -271,29 +271,4 @@ fn fork_exit_wait(forks: usize) -> u64 {
     }
     times.sort_unstable_by(f64::total_cmp);
     median(times) as u64
-}
-
-/// Keeps the calling thread on one core.
-pub(crate) fn pin(core: usize) {
-    let mut only = CpuSet::new();
-    only.set(core);
-    let _ = sched_setaffinity(None, &only);
-}
-
-/// The first two cores that this thread may run on.
-pub(crate) fn two_cores() -> Option<(usize, usize)> {
-    let usable = sched_getaffinity(None).ok()?;
-    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| usable.is_set(*core));
-    Some((cores.next()?, cores.next()?))
-}
-
-/// Runs `work` with the calling thread on one core, and then lets it go where it could before.
-pub(crate) fn pinned<R>(core: usize, work: impl FnOnce() -> R) -> R {
-    let before = sched_getaffinity(None);
-    pin(core);
-    let result = work();
-    if let Ok(before) = before {
-        let _ = sched_setaffinity(None, &before);
-    }
-    result
 }

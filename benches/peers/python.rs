@@ -1,43 +1,41 @@
-//! CPython's `multiprocessing.Pool(2).map`, in an interpreter that lives as long as this value.
+//! A Python script that measures something, in an interpreter that lives as long as this value.
 //!
-//! The script reads a number of calls from its standard input, maps them once, and prints the
-//! nanoseconds that it took. It ends when its standard input ends, which is when this process does.
+//! The script reads what to do from its standard input, a line at a time, and prints the nanoseconds
+//! that it took. It ends when its standard input ends, which is when this process does.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-const SCRIPT: &str = include_str!("../python_pool.py");
-
-pub(crate) struct PythonPool {
+pub(crate) struct Python {
     child: Child,
     /// `None` once the interpreter was told to end.
-    calls: Option<ChildStdin>,
+    requests: Option<ChildStdin>,
     times: BufReader<ChildStdout>,
     /// Name and version of the interpreter.
     pub(crate) version: String,
 }
 
-impl PythonPool {
-    /// Starts the interpreter and its pool; `None` if there is no `python3` that can.
-    pub(crate) fn start() -> Option<Self> {
+impl Python {
+    /// Starts the interpreter; `None` if there is no `python3` that can run the script.
+    pub(crate) fn start(script: &str) -> Option<Self> {
         let mut child = Command::new("python3")
-            .args(["-c", SCRIPT])
+            .args(["-c", script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .ok()?;
-        let calls = child.stdin.take();
+        let requests = child.stdin.take();
         let times = BufReader::new(child.stdout.take()?);
-        let mut python = Self { child, calls, times, version: String::new() };
+        let mut python = Self { child, requests, times, version: String::new() };
         python.version = python.line()?;
         Some(python)
     }
 
-    /// Maps `x * x + 1` over that many numbers.
-    pub(crate) fn map(&mut self, calls: u64) -> Duration {
-        let pipe = self.calls.as_mut().expect("the interpreter is not dropped yet");
-        writeln!(pipe, "{calls}").expect("the interpreter listens");
+    /// Has the script do something; how long that took.
+    pub(crate) fn ask(&mut self, request: &str) -> Duration {
+        let pipe = self.requests.as_mut().expect("the interpreter is not dropped yet");
+        writeln!(pipe, "{request}").expect("the interpreter listens");
         let line = self.line().expect("the interpreter answers");
         Duration::from_nanos(line.parse().expect("a number of nanoseconds"))
     }
@@ -49,9 +47,9 @@ impl PythonPool {
     }
 }
 
-impl Drop for PythonPool {
+impl Drop for Python {
     fn drop(&mut self) {
-        drop(self.calls.take());
+        drop(self.requests.take());
         let _ = self.child.wait();
     }
 }

@@ -5,7 +5,7 @@
 
 use super::pool;
 use crate::measure::{Limit, ROUNDS, ROUNDS_LONG, Side, Spread, Table};
-use crate::peers::python::PythonPool;
+use crate::peers::python::Python;
 use procpool::Pool;
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 const MILLION: u64 = 1_000_000;
 const STRUCTS: u64 = 200_000;
+const PYTHON_POOL: &str = include_str!("../python_pool.py");
 
 pub(crate) fn square_plus_one(x: u64) -> u64 {
     x * x + 1
@@ -109,9 +110,9 @@ fn million(table: &mut Table) -> Option<String> {
     let peer = "Python Pool(2).map";
     let limit = Limit::TimesFaster(20.0);
     let ours = |calls| squares(&pool, calls);
-    let (spread, note) = if let Some(mut python) = PythonPool::start() {
+    let (spread, note) = if let Some(mut python) = Python::start(PYTHON_POOL) {
         let note = format!("Python: {}", python.version);
-        let theirs = Side::new(peer, MILLION, |calls| python.map(calls));
+        let theirs = Side::new(peer, MILLION, |calls| python.ask(&calls.to_string()));
         let sides = table.compare(name, limit, ROUNDS, Side::new("", MILLION, ours), theirs);
         (sides.0, note)
     } else {

@@ -6,8 +6,8 @@
 //! and one lets the kernel place both, which it does now well and now badly.
 
 use super::pool;
-use crate::measure::{Limit, ROUNDS, ROUNDS_LONG, Side, Table};
-use crate::peers::helper::{Helper, pin, pinned, two_cores};
+use crate::measure::{Limit, ROUNDS, ROUNDS_LONG, Side, Table, pin, pinned, two_cores};
+use crate::peers::helper::Helper;
 use crate::peers::spawned;
 use procpool::{Pool, TaskHandle};
 use std::collections::{HashSet, VecDeque};

@@ -13,9 +13,7 @@ use super::state::{Deadline, Records, Waiter};
 use crate::shm::arena::{is_forked_copy, own_id};
 use crate::shm::table::Table;
 use crate::shm::{Arena, ParticipantId};
-use crate::sys;
 use std::cell::Cell;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How often whoever waits looks for dead processes that nobody watches, if there may be any.
@@ -134,11 +132,10 @@ fn claim(arena: &Arena, deadline: Deadline) -> Option<(u32, &Waiter)> {
 }
 
 /// Looks for a bounded time whether `found`: longer if that was worth it lately.
+///
+/// How many cores there are is not asked: this thread may be pinned to one and the one that it waits
+/// for to another. With all on one core, looking is in vain but yields, and soon is at its shortest.
 pub(super) fn adapted_search(found: &mut dyn FnMut() -> bool) -> bool {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    if *CORES.get_or_init(sys::host::usable_cores) < 2 {
-        return found();
-    }
     let search_ns = OWN.try_with(|own| own.search_ns.get()).unwrap_or(SEARCH_NS_MIN);
     let worth_it = search(search_ns, found);
     let next = if worth_it { search_ns * 2 } else { search_ns / 2 };
