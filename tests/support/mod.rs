@@ -174,3 +174,26 @@ pub(crate) fn shared_memory_files() -> Vec<String> {
         .filter(|name| name.contains("procpool") || name.contains("ipc-channel"))
         .collect()
 }
+
+/// Steele, Lea and Flood's SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// A seed for [`Random`], which is printed; `PROCPOOL_STRESS_SEED` repeats one.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("PROCPOOL_STRESS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| {
+        std::time::UNIX_EPOCH.elapsed().map_or(1, |elapsed| elapsed.as_nanos() as u64)
+    });
+    println!("seed {seed}");
+    seed
+}
