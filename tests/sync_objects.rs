@@ -105,6 +105,7 @@ fn child(role: &str) {
         }
         "stranger" => stranger(),
         "fork" => forked_copy(),
+        "contexts" => contexts_let_go(),
         other => panic!("no role {other}"),
     }
 }
@@ -205,6 +206,29 @@ fn cycles_program() {
     assert!(lost > 400);
     // The tables and the pool, and nothing for each object.
     assert!(left().1 < 3 << 20, "{:?}", left());
+}
+
+/// In a program of its own: the counts are of a whole arena.
+fn contexts_let_go() {
+    let pool = pool(2);
+    for round in 0..20 {
+        let shared = (Event::new().unwrap(), Semaphore::new(round).unwrap());
+        let with = pool.with(&shared);
+        let work = |(event, permits): &(Event, Semaphore), n: u32| {
+            event.set();
+            permits.available() + n
+        };
+        let each = with.map(work, 0..100u32).unwrap();
+        assert!(shared.0.is_set() && each.iter().zip(0..).all(|(sum, n)| *sum == round + n));
+        drop((shared, with));
+        // Also by workers that sleep and get no other task.
+        wait_until("the workers have let go", || fault::objects() == (0, 0));
+    }
+}
+
+#[test]
+fn the_objects_of_a_context_go_with_it() {
+    succeeds("contexts");
 }
 
 #[test]
@@ -315,6 +339,8 @@ fn nothing_is_left_of_a_program_that_is_killed_while_it_holds_and_waits() {
 /// A copy of the program's process that it has forked itself holds nothing.
 fn forked_copy() {
     let (mutex, permits) = (Mutex::new(1u32).unwrap(), Semaphore::new(1).unwrap());
+    let (mutex_too, permits_too) = (mutex.clone(), permits.clone());
+    let (held, taken) = (mutex_too.lock().unwrap(), permits_too.acquire());
     // SAFETY: the child only tries two locks and leaves.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -324,7 +350,8 @@ fn forked_copy() {
         let all = refused(&|| drop(mutex.lock()))
             && refused(&|| drop(permits.acquire()))
             && Event::new().is_err();
-        drop((mutex, permits));
+        // Guards that were held before the fork unlock nothing here.
+        drop((held, taken, mutex, permits));
         // SAFETY: leaves without destructors.
         unsafe { libc::_exit(if all { 7 } else { 8 }) };
     }
@@ -332,7 +359,9 @@ fn forked_copy() {
     // SAFETY: waits for the child from above.
     unsafe { libc::waitpid(pid, &mut status, 0) };
     assert_eq!(libc::WEXITSTATUS(status), 7);
-    // What the copy dropped is still there.
+    // What the copy dropped is still there, and still held.
+    assert_eq!(permits.available(), 0);
+    drop((held, taken));
     assert_eq!((*mutex.lock().unwrap(), permits.available()), (1, 1));
     assert_eq!(fault::objects(), (2, 2));
 }

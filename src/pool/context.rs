@@ -5,7 +5,9 @@
 //!     reused in a pool; 0 means free.
 //! R2. A place is freed when no handle, map or unfinished task refers to it (an `Arc` in the user's
 //!     process), so a worker that runs a task with a context always finds it.
-//! R3. A worker keeps what it decoded until the place has another id or none.
+//! R3. A worker keeps what it decoded until the place has another id or none, which it looks at
+//!     before it sleeps and before it runs a task with a context. A context that carried handles
+//!     wakes the workers when it goes, so that what they hold goes too.
 
 use super::area::Area;
 use crate::codec::{ArenaWriter, EncodeError, Stream, encode};
@@ -25,7 +27,7 @@ pub(crate) struct Context {
     place: u32,
     block: u64,
     /// What holds the shared objects to which it carries handles.
-    _carried: Vec<Carried>,
+    carried: Vec<Carried>,
 }
 
 impl Context {
@@ -57,7 +59,7 @@ impl Context {
         entry.bytes.store(bytes as u64, Relaxed);
         // SYNC(context): pairs with the Acquire in `ContextCache::get`; carries the bytes.
         entry.id.store(id, Release);
-        Ok(Self { area, place: place as u32, block, _carried: carried })
+        Ok(Self { area, place: place as u32, block, carried })
     }
 
     /// What a slot's context word says.
@@ -73,6 +75,10 @@ impl Drop for Context {
         }
         self.area.contexts()[self.place as usize].id.store(0, Release);
         self.area.arena.free(self.block);
+        if !self.carried.is_empty() {
+            // Workers that sleep hold the objects too, through what they have decoded.
+            self.area.idle().notify_everybody();
+        }
     }
 }
 
@@ -83,6 +89,22 @@ pub(crate) struct ContextCache {
 }
 
 impl ContextCache {
+    /// Whether something is gone in the user's process that is still here (R3).
+    pub(crate) fn has_gone(&self, area: &Area) -> bool {
+        let mut places = self.places.iter().zip(area.contexts());
+        places.any(|((id, _), entry)| *id != 0 && *id != entry.id.load(Relaxed))
+    }
+
+    /// Lets go of what is gone in the user's process (R3).
+    pub(crate) fn forget_gone(&mut self, area: &Area) {
+        for ((id, value), entry) in self.places.iter_mut().zip(area.contexts()) {
+            if *id != 0 && *id != entry.id.load(Relaxed) {
+                *id = 0;
+                *value = None;
+            }
+        }
+    }
+
     /// The context that a slot's context word names.
     pub(crate) fn get<C: DeserializeOwned + 'static>(
         &mut self,
@@ -90,12 +112,7 @@ impl ContextCache {
         raw: u32,
     ) -> Result<&C, String> {
         self.places.resize_with(CONTEXTS_MAX, Default::default);
-        // R3: what is gone in the user's process goes here too.
-        for ((id, value), entry) in self.places.iter_mut().zip(area.contexts()) {
-            if *id != 0 && *id != entry.id.load(Relaxed) {
-                (*id, *value) = (0, None);
-            }
-        }
+        self.forget_gone(area);
         let place = (raw as usize).checked_sub(1).filter(|place| *place < CONTEXTS_MAX);
         let place = place.ok_or("the task names no context")?;
         let entry = &area.contexts()[place];

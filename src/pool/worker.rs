@@ -25,6 +25,7 @@ use crate::sync::search::search;
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a worker is told when it is forked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -191,7 +192,10 @@ impl Worker {
         }
     }
 
-    fn sleep(&self) {
+    fn sleep(&mut self) {
+        let (area, contexts) = (&self.area, &mut self.contexts);
+        // What is let go of here may have a `drop` that panics.
+        let _ = catch_unwind(AssertUnwindSafe(|| contexts.forget_gone(area)));
         // A task may have printed half a line: nobody flushes while we sleep.
         let _ = std::io::stdout().flush();
         self.area.arena.record_start_time(self.me);
@@ -200,7 +204,10 @@ impl Worker {
         fault::point("worker.counted-asleep");
         ledger.asleep.store(1, Relaxed);
         compiler_fence(SeqCst);
-        if !self.area.ring.has_value() && !self.area.is_stopping() {
+        let nothing_to_do = !self.area.ring.has_value()
+            && !self.area.is_stopping()
+            && !self.contexts.has_gone(&self.area);
+        if nothing_to_do {
             fault::point("worker.asleep");
             idle.sleep(epoch, None);
             fault::point("worker.awake");

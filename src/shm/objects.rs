@@ -361,6 +361,7 @@ impl Objects<'_> {
             }
             if word.state == HELD
                 && let Some(object) = self.arena.objects().get(word.object)
+                && !object.is_free()
             {
                 let kind = Shape::from_raw(object.shape.load(Relaxed)).kind;
                 let block = object.blocks[0].load(Relaxed);

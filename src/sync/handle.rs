@@ -149,6 +149,13 @@ pub(super) fn own_participant() -> u32 {
     me
 }
 
+/// Whether this process is a forked copy, in which guards unlock nothing: what they stand for is held
+/// by the process that it was copied from.
+#[inline(always)]
+pub(super) fn is_copy() -> bool {
+    own_raw() == 0
+}
+
 #[cold]
 fn forked() -> ! {
     panic!("{}", Error::forked())

@@ -15,7 +15,7 @@
 #![allow(unsafe_code)] // Hands out the value to whoever has the lock.
 
 use super::crossing::crossing;
-use super::handle::{Handle, Parts, Reference, With, own_participant};
+use super::handle::{Handle, Parts, Reference, With, is_copy, own_participant};
 use super::lock_error::{LockError, TryLockError};
 use super::settle::Kind;
 use super::state::Deadline;
@@ -258,6 +258,9 @@ impl<'a, T: Stored> MutexGuard<'a, T> {
 impl<T: Stored> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
+        if is_copy() {
+            return;
+        }
         let state = self.mutex.state();
         if !self.panicking && std::thread::panicking() {
             state.poisoned.store(1, Relaxed);

@@ -16,7 +16,7 @@
 #![allow(unsafe_code)] // Initialises the C library's mutex in place.
 
 use super::crossing::crossing;
-use super::handle::{Handle, Parts, Reference, own_participant};
+use super::handle::{Handle, Parts, Reference, is_copy, own_participant};
 use super::lock_error::{LockError, TryLockError};
 use super::settle::Kind;
 use super::state::Deadline;
@@ -225,6 +225,9 @@ impl ReentrantMutexGuard<'_> {
 
 impl Drop for ReentrantMutexGuard<'_> {
     fn drop(&mut self) {
+        if is_copy() {
+            return;
+        }
         let state = self.mutex.handle.state();
         if !self.panicking && std::thread::panicking() {
             state.poisoned.store(1, Relaxed);

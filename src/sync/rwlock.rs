@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Hands out the value to whoever has the lock.
 
 use super::crossing::crossing;
-use super::handle::{Handle, Parts, With};
+use super::handle::{Handle, Parts, With, is_copy};
 use super::lock_error::{LockError, TryLockError};
 use super::settle::Kind;
 use super::state::Deadline;
@@ -236,13 +236,18 @@ pub struct WriteGuard<'a, T: Stored> {
 impl<T: Stored> Drop for ReadGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.state().unlock_read(self.lock.handle.caller());
+        if !is_copy() {
+            self.lock.state().unlock_read(self.lock.handle.caller());
+        }
     }
 }
 
 impl<T: Stored> Drop for WriteGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
+        if is_copy() {
+            return;
+        }
         let panicked = !self.panicking && std::thread::panicking();
         self.lock.state().unlock_write(self.lock.handle.caller(), panicked);
     }

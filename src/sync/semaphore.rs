@@ -1,7 +1,7 @@
 //! A number of permits that the threads of all processes share.
 
 use super::crossing::crossing;
-use super::handle::{Handle, Parts};
+use super::handle::{Handle, Parts, is_copy};
 use super::settle::Kind;
 use super::state::Deadline;
 use super::state::semaphore::{PERMITS_MAX, SemaphoreState, TooMany};
@@ -200,7 +200,9 @@ impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
         let handle = &self.semaphore.handle;
-        handle.state().put_back(handle.caller(), self.permits);
+        if !is_copy() {
+            handle.state().put_back(handle.caller(), self.permits);
+        }
     }
 }
 
