@@ -1,6 +1,7 @@
 //! Workers that use shared objects in every way, and are killed at random, some at once, now and then
 //! with their guardian: nobody hangs, nothing is lost, and nothing is left.
 //!
+//! Guardians are killed, which all pools of a program share: the only test of its program.
 //! `PROCPOOL_STRESS_SEED` repeats a run's choices; the seed is printed.
 #![cfg(any(debug_assertions, feature = "fault"))]
 
@@ -226,32 +227,4 @@ fn nobody_hangs_and_nothing_is_lost_while_workers_are_killed_at_random() {
     shared.check();
     drop(shared);
     assert_eq!(fault::objects(), (0, 0));
-}
-
-#[test]
-fn who_waits_uses_no_processor() {
-    let _dog = watchdog(60);
-    let pool = Pool::builder().workers(4).name("idlesync").build().unwrap();
-    let shared = Shared::make();
-    let held = (shared.permits.acquire_many(PERMITS).unwrap(), shared.table.write().unwrap());
-    let locked = shared.pair.lock().unwrap();
-    let wait = |(shared, which): (Shared, u32)| match which {
-        0 => drop(shared.permits.acquire()),
-        1 => drop(shared.table.read()),
-        2 => drop(shared.pair.lock()),
-        _ => shared.automatic.wait(),
-    };
-    let tasks: Vec<_> =
-        (0..4).map(|which| pool.submit(wait, (shared.clone(), which)).unwrap()).collect();
-    let workers = workers_of(std::process::id(), "idlesync");
-    assert_eq!(workers.len(), 4);
-    wait_until("all sleep", || workers.iter().all(|worker| is_asleep(*worker)));
-    let ticks = || -> u64 { workers.iter().map(|worker| cpu_ticks(*worker)).sum() };
-    let before = ticks();
-    std::thread::sleep(Duration::from_millis(500));
-    let used = ticks() - before;
-    assert!(used <= 1, "{used} ticks of 10 ms used by four waits of 500 ms");
-    drop((held, locked));
-    shared.automatic.set();
-    tasks.into_iter().for_each(|task| task.join().unwrap());
 }

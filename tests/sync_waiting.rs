@@ -405,3 +405,39 @@ fn handles_are_the_same_object_wherever_they_have_been() {
     let text = format!("{event:?} {:?}", Semaphore::new(3).unwrap());
     assert!(text.contains("Event") && text.contains("available: 3"), "{text}");
 }
+
+#[test]
+fn who_waits_uses_no_processor() {
+    let _dog = watchdog(60);
+    let pool = Pool::builder().workers(4).name("idlesync").build().unwrap();
+    type Shared = (Semaphore, RwLock<u32>, Mutex<u32>, Event);
+    let shared: Shared = (
+        Semaphore::new(1).unwrap(),
+        RwLock::new(0).unwrap(),
+        Mutex::new(0).unwrap(),
+        Event::automatic().unwrap(),
+    );
+    let held = (shared.0.acquire(), shared.1.write().unwrap(), shared.2.lock().unwrap());
+    let wait = |((permits, lock, mutex, event), which): (Shared, u32)| match which {
+        0 => drop(permits.acquire()),
+        1 => drop(lock.read()),
+        2 => drop(mutex.lock()),
+        _ => event.wait(),
+    };
+    let tasks: Vec<_> =
+        (0..4).map(|which| pool.submit(wait, (shared.clone(), which)).unwrap()).collect();
+    let workers = workers_of(std::process::id(), "idlesync");
+    assert_eq!(workers.len(), 4);
+    wait_until("all wait", || {
+        (shared.0.waiting(), shared.1.waiting(), shared.3.waiting()) == (1, 1, 1)
+    });
+    wait_until("all sleep", || workers.iter().all(|worker| is_asleep(*worker)));
+    let ticks = || -> u64 { workers.iter().map(|worker| cpu_ticks(*worker)).sum() };
+    let before = ticks();
+    std::thread::sleep(Duration::from_millis(500));
+    let used = ticks() - before;
+    assert!(used <= 1, "{used} ticks of 10 ms used by four waits of 500 ms");
+    drop(held);
+    shared.3.set();
+    tasks.into_iter().for_each(|task| task.join().unwrap());
+}
