@@ -44,19 +44,22 @@ pub(crate) fn shape_of<T: 'static>() -> Shape {
     if plain::is_plain::<T>() { Shape::Plain } else { Shape::Varying }
 }
 
-/// Appends a value to a stream; returns what holds the shared objects to which it carries handles.
+/// Appends a value to a stream. What holds the shared objects to which it carries handles is added to
+/// `carried`.
 #[inline]
 pub(crate) fn encode<T: Serialize + 'static>(
     value: &T,
     writer: &mut ArenaWriter<'_>,
-) -> Result<Vec<Carried>, EncodeError> {
+    carried: &mut Vec<Carried>,
+) -> Result<(), EncodeError> {
     if let Some(bytes) = plain::bytes_of(value) {
-        return writer.append(bytes).map(|()| Vec::new());
+        return writer.append(bytes);
     }
-    let (encoded, carried) =
-        carrying(|| postcard::serialize_with_flavor::<T, &mut ArenaWriter<'_>, ()>(value, writer));
+    let encoded = carrying(carried, || {
+        postcard::serialize_with_flavor::<T, &mut ArenaWriter<'_>, ()>(value, writer)
+    });
     match encoded {
-        Ok(()) => Ok(carried),
+        Ok(()) => Ok(()),
         Err(error) => {
             Err(writer.take_error().unwrap_or_else(|| EncodeError::Refused(text_of(error))))
         }

@@ -247,7 +247,7 @@ mod tests {
         let value: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
         let mut writer =
             ArenaWriter::in_new_block(&arena, owner, 10).unwrap().publish_in(&published);
-        codec::encode(&value, &mut writer).unwrap();
+        codec::encode(&value, &mut writer, &mut Vec::new()).unwrap();
         let length = writer.length();
         let (block, _) = writer.finish();
         let block = block.unwrap();
@@ -267,7 +267,8 @@ mod tests {
     fn a_value_larger_than_the_arena_is_an_error_with_numbers() {
         let arena = Arena::create(ARENA_BYTES_MIN).unwrap();
         let mut writer = ArenaWriter::in_new_block(&arena, ParticipantId::NOBODY, 10).unwrap();
-        let error = codec::encode(&vec![0u8; 2 * ARENA_BYTES_MIN], &mut writer).unwrap_err();
+        let error = codec::encode(&vec![0u8; 2 * ARENA_BYTES_MIN], &mut writer, &mut Vec::new())
+            .unwrap_err();
         assert!(matches!(error, EncodeError::Arena(_)), "{error}");
         assert!(error.to_string().contains(&(2 * ARENA_BYTES_MIN).to_string()), "{error}");
     }

@@ -39,13 +39,14 @@ impl Context {
         user: ParticipantId,
     ) -> Result<Self, Error> {
         let mut writer = ArenaWriter::in_new_block(area.arena, user, size_of::<C>() as u64)?;
-        let carried = match encode(value, &mut writer) {
-            Ok(carried) => carried,
+        let mut carried = Vec::new();
+        match encode(value, &mut writer, &mut carried) {
+            Ok(()) => {}
             Err(EncodeError::Arena(error)) => return Err(error),
             Err(EncodeError::Refused(message)) => {
                 return Err(TaskError::cannot_cross::<C>(Step::DecodeContext, message).into());
             }
-        };
+        }
         let free = area.contexts().iter().position(|place| place.id.load(Relaxed) == 0);
         let Some(place) = free else {
             return Err(Error::limit(format!(

@@ -325,8 +325,8 @@ where
         while calls < planned && (calls == 0 || writer.length() < BATCH_BYTES) {
             let Some(argument) = self.next_input() else { break };
             let mark = writer.length();
-            match codec::encode(&argument, writer) {
-                Ok(more) => carried.extend(more),
+            match codec::encode(&argument, writer, &mut carried) {
+                Ok(()) => {}
                 Err(EncodeError::Arena(error)) => {
                     writer.truncate(mark);
                     self.ahead = Some(argument);

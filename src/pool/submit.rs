@@ -111,13 +111,14 @@ fn fill<A: Serialize + 'static>(
     // SAFETY: slot rule R1: the slot is free and this thread took it from the list.
     let mut writer =
         unsafe { ArenaWriter::over(inner.area.arena, inner.user, start, INLINE_INPUT_BYTES) };
-    let carried = match encode(argument, &mut writer) {
-        Ok(carried) => carried,
+    let mut carried = Vec::new();
+    match encode(argument, &mut writer, &mut carried) {
+        Ok(()) => {}
         Err(EncodeError::Arena(error)) => return Err(error),
         Err(EncodeError::Refused(message)) => {
             return Err(TaskError::cannot_cross::<A>(Step::EncodeArgument, message).into());
         }
-    };
+    }
     fault::point("main.argument-encoded");
     slot.code.store(job.code.to_raw(), Relaxed);
     slot.context.store(job.context_word(), Relaxed);

@@ -273,9 +273,9 @@ where
                 Ok(())
             }
             Output::Appended(writer) => {
-                let carried = append(writer, self.calls, next, result);
-                let carried = carried.and_then(|carried| self.send_along(&carried));
-                carried.map_err(|error| {
+                let mut carried = Vec::new();
+                let appended = append(writer, self.calls, next, result, &mut carried);
+                appended.and_then(|()| self.send_along(&carried)).map_err(|error| {
                     FailureRecord::codec::<R>(Step::EncodeResult, error.to_string())
                 })
             }
@@ -361,11 +361,12 @@ fn append<R: Serialize + 'static>(
     calls: usize,
     next: usize,
     result: &R,
-) -> Result<Vec<Carried>, EncodeError> {
+    carried: &mut Vec<Carried>,
+) -> Result<(), EncodeError> {
     if calls > 1 && writer.length() == 0 {
         make_table(writer, calls, next)?;
     }
-    codec::encode(result, writer)
+    codec::encode(result, writer, carried)
 }
 
 /// Makes room for the ends; the calls before `next` have no results.

@@ -18,7 +18,7 @@ use crate::shm::arena::is_forked_copy;
 use crate::shm::objects::ObjectId;
 use crate::shm::offset::Shared;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 /// What holds an object while its handle is on the way (R1).
@@ -26,8 +26,13 @@ use std::sync::Arc;
 pub(crate) struct Carried(Arc<Reference>);
 
 thread_local! {
-    /// The handles that were encoded so far, while something is encoded that may carry them.
-    static CARRYING: RefCell<Option<Vec<Carried>>> = const { RefCell::new(None) };
+    /// Whether something is being encoded that may carry handles.
+    static OPEN: Cell<bool> = const { Cell::new(false) };
+    /// Whether handles have been encoded since then; on its own, so that what carries none (most
+    /// values) costs next to nothing.
+    static SOME: Cell<bool> = const { Cell::new(false) };
+    /// Those handles.
+    static CARRIED: RefCell<Vec<Carried>> = const { RefCell::new(Vec::new()) };
 }
 
 thread_local! {
@@ -51,38 +56,53 @@ pub(crate) fn text_of(error: postcard::Error) -> String {
     }
 }
 
-/// Encodes something that may carry handles: what `encode` returns, and what it carries.
-pub(crate) fn carrying<R>(encode: impl FnOnce() -> R) -> (R, Vec<Carried>) {
-    /// Puts back what an outer encoding had collected, also after a panic.
-    struct Outer(Option<Vec<Carried>>);
-    impl Drop for Outer {
-        fn drop(&mut self) {
-            let outer = self.0.take();
-            CARRYING.with(|carrying| *carrying.borrow_mut() = outer);
+/// Puts back how far an outer encoding was, in whose `Serialize` this one may be; also after a panic.
+struct Outer {
+    open: bool,
+    carried: Option<Vec<Carried>>,
+}
+
+impl Outer {
+    #[inline]
+    fn interrupt() -> Self {
+        let carried = SOME.replace(false).then(|| CARRIED.take());
+        Self { open: OPEN.replace(true), carried }
+    }
+}
+
+impl Drop for Outer {
+    #[inline]
+    fn drop(&mut self) {
+        OPEN.set(self.open);
+        if SOME.get() || self.carried.is_some() {
+            SOME.set(self.carried.is_some());
+            drop(CARRIED.replace(self.carried.take().unwrap_or_default()));
         }
     }
-    let outer = Outer(CARRYING.with(|carrying| carrying.borrow_mut().replace(Vec::new())));
+}
+
+/// Encodes something that may carry handles; what it carries is added to `carried`.
+#[inline]
+pub(crate) fn carrying<R>(carried: &mut Vec<Carried>, encode: impl FnOnce() -> R) -> R {
+    let outer = Outer::interrupt();
     let encoded = encode();
-    let carried = CARRYING.with(|carrying| carrying.borrow_mut().take());
+    if SOME.replace(false) {
+        carried.append(&mut CARRIED.take());
+    }
     drop(outer);
-    (encoded, carried.unwrap_or_default())
+    encoded
 }
 
 impl<S> Handle<S> {
     pub(crate) fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let noted = CARRYING.with(|carrying| match carrying.borrow_mut().as_mut() {
-            Some(carried) => {
-                carried.push(Carried(self.share()));
-                true
-            }
-            None => false,
-        });
-        if !noted {
+        if !OPEN.get() {
             return Err(ser::Error::custom(refuse(
                 "a handle to a shared object can be encoded only as part of a task's argument, \
                  context or result",
             )));
         }
+        SOME.set(true);
+        CARRIED.with_borrow_mut(|carried| carried.push(Carried(self.share())));
         self.caller().id().serialize(serializer)
     }
 }
@@ -131,7 +151,7 @@ impl Drop for CarriedByResult {
 #[doc(hidden)]
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn encode_for_test(value: &impl Serialize) -> Vec<u8> {
-    carrying(|| postcard::to_stdvec(value)).0.unwrap_or_default()
+    carrying(&mut Vec::new(), || postcard::to_stdvec(value)).unwrap_or_default()
 }
 
 /// The value of bytes that [`encode_for_test`] made, or did not.
