@@ -9,10 +9,6 @@ use procpool::{Pool, TaskHandle, fault};
 use std::time::Duration;
 use support::*;
 
-fn pool(workers: usize) -> Pool {
-    Pool::builder().workers(workers).build().unwrap()
-}
-
 /// Sleeps for ever, as far as a test is concerned.
 fn hang() {
     std::thread::sleep(Duration::from_secs(600));
@@ -33,7 +29,7 @@ fn kill_when_there<T: serde::de::DeserializeOwned + std::fmt::Debug + 'static>(
 #[test]
 fn the_next_owner_of_a_lock_is_told_that_the_holder_died_and_the_one_after_is_not() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let (lock, pid) = (Mutex::new(1u64).unwrap(), Value::new(0u32).unwrap());
     let shared = (lock.clone(), pid.clone());
     let holder = pool
@@ -66,7 +62,7 @@ fn the_next_owner_of_a_lock_is_told_that_the_holder_died_and_the_one_after_is_no
 #[test]
 fn whoever_waits_for_a_dead_writer_gets_the_lock_and_is_told_until_a_writer_was() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let (lock, pid) = (RwLock::new([0u64; 2]).unwrap(), Value::new(0u32).unwrap());
     let holder = pool
         .submit(
@@ -100,7 +96,7 @@ fn whoever_waits_for_a_dead_writer_gets_the_lock_and_is_told_until_a_writer_was(
 #[test]
 fn the_read_locks_of_a_dead_process_are_released() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let (lock, pid) = (RwLock::new(5u64).unwrap(), Value::new(0u32).unwrap());
     let holder = pool
         .submit(
@@ -125,7 +121,7 @@ fn the_read_locks_of_a_dead_process_are_released() {
 #[test]
 fn the_permits_of_a_dead_process_come_back_and_forgotten_ones_do_not() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let (permits, pid) = (Semaphore::new(5).unwrap(), Value::new(0u32).unwrap());
     let holder = pool
         .submit(
@@ -153,7 +149,7 @@ fn the_permits_of_a_dead_process_come_back_and_forgotten_ones_do_not() {
 #[test]
 fn when_the_one_who_initialises_dies_the_next_one_does_it() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let (cell, pid) = (OnceCell::<u64>::new().unwrap(), Value::new(0u32).unwrap());
     let first = pool
         .submit(
@@ -201,7 +197,7 @@ where
 #[test]
 fn dead_waiters_neither_take_a_notification_nor_hold_up_who_notifies() {
     let _dog = watchdog(60);
-    let pool = pool(4);
+    let pool = pool_of(4);
     let shared = (Mutex::new(0u32).unwrap(), Condvar::new().unwrap(), Value::new(0u32).unwrap());
     let wait = |(mutex, changed, pid): (Mutex<u32>, Condvar, Value<u32>)| {
         pid.store(std::process::id());
@@ -232,7 +228,7 @@ fn passed_on<T>(
 ) where
     T: serde::Serialize + serde::de::DeserializeOwned + Clone + 'static,
 {
-    let pool = pool(2);
+    let pool = pool_of(2);
     fault::spare_this_process();
     let mut tasks = waiting(&pool, what, 2, wait, waits);
     let workers = workers_of(std::process::id(), "pool");
@@ -324,13 +320,6 @@ fn child_program() {
     }
 }
 
-fn succeeds(role: &str) {
-    let _dog = watchdog(100);
-    let folder = tempfile::tempdir().unwrap();
-    let (status, text, errors) = run_to_end(&mut program_in_role(role, folder.path()));
-    assert!(status.success(), "{role}: {text}{errors}");
-}
-
 #[test]
 fn what_a_dying_waiter_was_given_goes_to_the_next() {
     ["condvar", "event", "semaphore", "rwlock"].into_iter().for_each(succeeds);
@@ -339,7 +328,7 @@ fn what_a_dying_waiter_was_given_goes_to_the_next() {
 #[test]
 fn an_event_with_dead_waiters_can_be_set_and_used() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     let shared = (Event::new().unwrap(), Value::new(0u32).unwrap());
     let wait = |(event, pid): (Event, Value<u32>)| {
         pid.store(std::process::id());
@@ -361,7 +350,7 @@ fn an_event_with_dead_waiters_can_be_set_and_used() {
 #[test]
 fn a_dead_party_breaks_the_barrier_for_all_whether_it_had_arrived_or_not() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     for arrives in [true, false] {
         let shared = (Barrier::new(3).unwrap(), Value::new(0u32).unwrap());
         let others: Vec<_> = (1..=2)

@@ -8,25 +8,12 @@ use procpool::sync::*;
 use std::time::{Duration, Instant};
 use support::*;
 
-const SHORT: Duration = Duration::from_millis(20);
-
-fn pool(workers: usize) -> Pool {
-    Pool::builder().workers(workers).build().unwrap()
-}
-
-/// That `wait` fails, after at least [`SHORT`].
-fn times_out(wait: impl FnOnce() -> bool) {
-    let began = Instant::now();
-    assert!(!wait());
-    assert!(began.elapsed() >= SHORT, "gave up after {:?}", began.elapsed());
-}
-
 // Mutex -------------------------------------------------------------------------------------
 
 #[test]
 fn a_mutex_is_had_by_one_thread_of_one_process() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let mutex = Mutex::new(7u32).unwrap();
     let held = mutex.lock().unwrap();
     // Not again, neither by this thread, nor another, nor another process.
@@ -47,7 +34,7 @@ fn a_mutex_is_had_by_one_thread_of_one_process() {
 #[test]
 fn who_waits_for_a_mutex_gets_it_with_what_was_written_under_it() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     let mutex = Mutex::new([0u64; 8]).unwrap();
     let add = |mutex: &Mutex<[u64; 8]>, _: u32| {
         let mut held = mutex.lock().unwrap();
@@ -61,7 +48,7 @@ fn who_waits_for_a_mutex_gets_it_with_what_was_written_under_it() {
 #[test]
 fn a_panic_with_the_lock_poisons_it_until_that_is_cleared() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let (mutex, lock) = (Mutex::new(1u32).unwrap(), RwLock::new(1u32).unwrap());
     let panic = |(mutex, lock): (Mutex<u32>, RwLock<u32>)| {
         let (mut held, mut written) = (mutex.lock().unwrap(), lock.write().unwrap());
@@ -92,7 +79,7 @@ fn a_panic_with_the_lock_poisons_it_until_that_is_cleared() {
 #[test]
 fn the_owner_of_a_reentrant_mutex_gets_it_again_to_any_depth_and_nobody_else() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let mutex = ReentrantMutex::new().unwrap();
     let busy = |mutex: ReentrantMutex| mutex.try_lock().is_err_and(|error| error.is_busy());
     let elsewhere = |what: bool| {
@@ -122,7 +109,7 @@ fn the_owner_of_a_reentrant_mutex_gets_it_again_to_any_depth_and_nobody_else() {
 #[test]
 fn an_encoded_value_is_replaced_as_a_whole_or_not_at_all() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let names = Mutex::encoded(&vec!["Ada".to_string()]).unwrap();
     let add = |names: &Mutex<Encoded<Vec<String>>>, n: u32| {
         names.lock().unwrap().update(|names| names.push("x".repeat(n as usize))).unwrap();
@@ -166,7 +153,7 @@ impl serde::Serialize for Stubborn {
 #[test]
 fn readers_read_together_and_a_writer_writes_alone() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let lock = RwLock::new([0u64; 4]).unwrap();
     let state = |lock: RwLock<[u64; 4]>| {
         let read = lock.try_read().is_ok();
@@ -196,7 +183,7 @@ fn readers_read_together_and_a_writer_writes_alone() {
 #[test]
 fn a_writer_is_not_starved_by_readers_that_keep_coming() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     let shared = (RwLock::new(0u64).unwrap(), Value::new(0u32).unwrap(), Value::new(0).unwrap());
     let read = |(lock, stop, reads): (RwLock<u64>, Value<u32>, Value<u64>)| {
         let mut held = lock.read().unwrap();
@@ -222,7 +209,7 @@ fn a_writer_is_not_starved_by_readers_that_keep_coming() {
 #[test]
 fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let lock = RwLock::new(0u64).unwrap();
     let reading = lock.read().unwrap();
     let write = |lock: RwLock<u64>| lock.write_timeout(Duration::from_millis(100)).is_ok();
@@ -239,7 +226,7 @@ fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
 #[test]
 fn a_semaphore_gives_as_many_permits_as_it_has() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let permits = Semaphore::new(2).unwrap();
     let (first, second) = (permits.acquire(), permits.try_acquire().unwrap());
     assert!(permits.try_acquire().is_none() && permits.available() == 0);
@@ -282,7 +269,7 @@ fn a_bounded_semaphore_refuses_to_have_more_than_it_began_with() {
 #[test]
 fn no_more_are_inside_than_there_are_permits() {
     let _dog = watchdog(60);
-    let pool = pool(5);
+    let pool = pool_of(5);
     let shared = (Semaphore::new(3).unwrap(), Value::new(0u32).unwrap());
     let work = |(permits, inside): &(Semaphore, Value<u32>), n: u64| {
         let wanted = 1 + (n % 3) as u32;
@@ -303,7 +290,7 @@ fn no_more_are_inside_than_there_are_permits() {
 #[test]
 fn who_wants_many_permits_is_not_overtaken_by_who_wants_few() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     type Shared = (Semaphore, Mutex<Encoded<Vec<u32>>>);
     let shared: Shared = (Semaphore::new(2).unwrap(), Mutex::encoded(&Vec::new()).unwrap());
     let held = shared.0.acquire();
@@ -333,7 +320,7 @@ fn who_wants_many_permits_is_not_overtaken_by_who_wants_few() {
 #[test]
 fn nothing_is_lost_that_several_processes_add() {
     let _dog = watchdog(60);
-    let pool = pool(4);
+    let pool = pool_of(4);
     let values = (
         (Value::new(0u32).unwrap(), Value::new(0u64).unwrap(), Value::new(0i64).unwrap()),
         (Value::new(0f64).unwrap(), Value::new(0u8).unwrap(), Value::new(0u128).unwrap()),
@@ -392,7 +379,7 @@ fn an_update_that_panics_changes_nothing_and_holds_nothing() {
 #[test]
 fn a_thing_is_done_once_whoever_comes_first() {
     let _dog = watchdog(60);
-    let pool = pool(4);
+    let pool = pool_of(4);
     let shared = (Once::new().unwrap(), OnceCell::<u64>::new().unwrap(), Value::new(0u32).unwrap());
     let work = |(once, cell, count): &(Once, OnceCell<u64>, Value<u32>), n: u64| {
         once.call_once(|| {

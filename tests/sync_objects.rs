@@ -5,17 +5,13 @@
 mod support;
 
 use procpool::sync::*;
-use procpool::{Pool, fault};
+use procpool::fault;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 use support::*;
-
-fn pool(workers: usize) -> Pool {
-    Pool::builder().workers(workers).build().unwrap()
-}
 
 fn own_pid(_: ()) -> u32 {
     std::process::id()
@@ -83,7 +79,7 @@ fn child(role: &str) {
     match role {
         "main" => {
             // Holds and waits for everything, in both kinds of process; then is killed.
-            let pool = pool(3);
+            let pool = pool_of(3);
             let everything = Everything::make();
             let task = pool.submit(Everything::hold_and_wait, everything.clone()).unwrap();
             wait_until("the worker waits", || everything.pid.load() != 0);
@@ -93,7 +89,7 @@ fn child(role: &str) {
             task.join().unwrap();
         }
         "guardian" => {
-            let pool = pool(3);
+            let pool = pool_of(3);
             let everything = Everything::make();
             let task = pool.submit(Everything::hold_and_wait, everything.clone()).unwrap();
             wait_until("the worker waits", || everything.pid.load() != 0);
@@ -116,13 +112,6 @@ fn child_program() {
         let _dog = watchdog(60);
         child(&role);
     }
-}
-
-fn succeeds(role: &str) {
-    let _dog = watchdog(100);
-    let folder = tempfile::tempdir().unwrap();
-    let (status, text, errors) = run_to_end(&mut program_in_role(role, folder.path()));
-    assert!(status.success(), "{role}: {text}{errors}");
 }
 
 #[test]
@@ -155,7 +144,7 @@ fn cycles_program() {
         return;
     }
     let _dog = watchdog(280);
-    let pool = pool(2);
+    let pool = pool_of(2);
     // Takes handles, makes others, sends some back, keeps none; dies now and then.
     let work = |(semaphore, n): (Semaphore, u32)| {
         let event = Event::new().unwrap();
@@ -210,7 +199,7 @@ fn cycles_program() {
 
 /// In a program of its own: the counts are of a whole arena.
 fn contexts_let_go() {
-    let pool = pool(2);
+    let pool = pool_of(2);
     for round in 0..20 {
         let shared = (Event::new().unwrap(), Semaphore::new(round).unwrap());
         let with = pool.with(&shared);
@@ -248,7 +237,7 @@ fn a_handle_that_leads_nowhere_is_an_error() {
     assert!(decode_for_test::<Event>(&[0xff; 20]).is_err());
     assert!(!next.is_set());
     // As the argument of a task.
-    let pool = pool(1);
+    let pool = pool_of(1);
     let opened = pool.submit(|name: Vec<u8>| decode_for_test::<Event>(&name).is_err(), name);
     assert!(opened.unwrap().join().unwrap());
 }
@@ -374,7 +363,7 @@ fn a_forked_copy_of_the_program_may_not_use_its_objects_nor_give_them_up() {
 #[test]
 fn a_guard_that_was_forgotten_keeps_its_mutex_alive() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     // A lock that a thread holds when it ends is one that its owner died with.
     let told = pool.submit(
         |(): ()| {

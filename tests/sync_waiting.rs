@@ -6,29 +6,17 @@ mod support;
 use procpool::sync::*;
 use procpool::{Pool, TaskHandle};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::*;
 
-const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(50);
-
-fn pool(workers: usize) -> Pool {
-    Pool::builder().workers(workers).build().unwrap()
-}
-
-/// That `wait` fails, after at least [`SHORT`].
-fn times_out(wait: impl FnOnce() -> bool) {
-    let began = Instant::now();
-    assert!(!wait());
-    assert!(began.elapsed() >= SHORT, "gave up after {:?}", began.elapsed());
-}
 
 // Event -------------------------------------------------------------------------------------
 
 #[test]
 fn a_manual_event_releases_everybody_until_it_is_cleared() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     let event = Event::new().unwrap();
     assert!(!event.is_set());
     times_out(|| event.wait_timeout(SHORT));
@@ -54,7 +42,7 @@ fn a_manual_event_releases_everybody_until_it_is_cleared() {
 #[test]
 fn an_automatic_event_releases_one_for_each_setting() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     let event = Event::automatic().unwrap();
     assert!(event.is_automatic());
     let wait = |event: Event| event.wait();
@@ -81,7 +69,7 @@ fn an_automatic_event_releases_one_for_each_setting() {
 #[test]
 fn what_was_done_before_an_event_is_seen_after_it() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let shared =
         (Event::automatic().unwrap(), Event::automatic().unwrap(), Value::new(0u64).unwrap());
     let echo = |(ping, pong, value): (Event, Event, Value<u64>)| {
@@ -125,7 +113,7 @@ fn six_waiting(
 #[test]
 fn notify_releases_exactly_as_many_as_it_says() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     let stage: Stage = (Mutex::new(0).unwrap(), Condvar::new().unwrap());
     for counts in [&[1, 1, 1, 1, 1, 1][..], &[2, 4], &[3, 1, 2], &[6], &[5, 9]] {
         let (tasks, threads) = six_waiting(&pool, &stage);
@@ -157,7 +145,7 @@ fn notify_releases_exactly_as_many_as_it_says() {
 #[test]
 fn a_wait_ends_with_the_mutex_locked_and_the_change_visible() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let stage: Stage = (Mutex::new(0).unwrap(), Condvar::new().unwrap());
     let follow = |((mutex, changed), parity): (Stage, u32)| {
         let mut turn = mutex.lock().unwrap();
@@ -183,7 +171,7 @@ fn a_wait_ends_with_the_mutex_locked_and_the_change_visible() {
 #[test]
 fn a_wait_for_a_condition_ends_when_it_holds_or_the_time_is_up() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let (mutex, changed): Stage = (Mutex::new(0).unwrap(), Condvar::new().unwrap());
     // It holds already: nobody has to notify.
     assert_eq!(*changed.wait_while(mutex.lock().unwrap(), |value| *value > 0).unwrap(), 0);
@@ -219,7 +207,7 @@ type Meeting = (Barrier, Value<u64>, Value<u64>);
 #[test]
 fn five_parties_pass_a_thousand_times_and_always_together() {
     let _dog = watchdog(120);
-    let pool = pool(5);
+    let pool = pool_of(5);
     let meeting: Meeting =
         (Barrier::new(5).unwrap(), Value::new(0).unwrap(), Value::new(0).unwrap());
     let attend = |(barrier, arrived, acted): Meeting| {
@@ -271,7 +259,7 @@ fn all_told(tasks: Vec<TaskHandle<bool>>) {
 #[test]
 fn who_waits_or_comes_is_told_that_a_barrier_broke_until_it_is_reset() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let barrier = Barrier::new(3).unwrap();
     for _ in 0..20 {
         // Aborted.
@@ -305,7 +293,7 @@ fn who_waits_or_comes_is_told_that_a_barrier_broke_until_it_is_reset() {
 #[test]
 fn an_action_that_panics_breaks_the_barrier() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let barrier = Barrier::new(2).unwrap();
     let waiting = arrive(&pool, &barrier, 1);
     let act = |barrier: Barrier| barrier.wait_with(|| panic!("the action")).is_ok();
@@ -324,7 +312,7 @@ fn an_action_that_panics_breaks_the_barrier() {
 #[test]
 fn those_who_come_during_an_action_pass_in_the_next_round() {
     let _dog = watchdog(60);
-    let pool = pool(3);
+    let pool = pool_of(3);
     let shared = (Barrier::new(2).unwrap(), Value::new(0u32).unwrap());
     let wait = |(barrier, acted): (Barrier, Value<u32>)| {
         let act = || {
@@ -365,7 +353,7 @@ fn a_barrier_of_one_never_waits_and_one_of_none_is_refused() {
 #[test]
 fn a_handle_that_a_task_returns_outlives_the_worker_that_made_the_object() {
     let _dog = watchdog(60);
-    let pool = pool(1);
+    let pool = pool_of(1);
     let make = |n: u32| (Event::new().unwrap(), Mutex::new(n).unwrap(), std::process::id());
     let (event, mutex, pid) = pool.submit(make, 7).unwrap().join().unwrap();
     kill(pid, libc::SIGKILL);
@@ -386,7 +374,7 @@ fn a_handle_that_a_task_returns_outlives_the_worker_that_made_the_object() {
 #[test]
 fn handles_are_the_same_object_wherever_they_have_been() {
     let _dog = watchdog(60);
-    let pool = pool(2);
+    let pool = pool_of(2);
     let event = Event::new().unwrap();
     let there_and_back = pool.submit(|event: Event| event, event.clone()).unwrap().join().unwrap();
     assert!(there_and_back == event && event.clone() == event);

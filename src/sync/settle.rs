@@ -16,7 +16,7 @@
 //! the tree has started (another program) is watched by nobody: whoever waits for anything looks,
 //! every [`STRANGERS_LOOKED_AT`](super::records::STRANGERS_LOOKED_AT), whether it is still there.
 
-use super::state::{Records, Waiter};
+use super::state::{Death, Records, Waiter};
 use crate::shm::objects::{Objects, Orphaned};
 use crate::shm::{Arena, ParticipantId};
 
@@ -54,14 +54,15 @@ fn settle_locked(arena: &Arena, locked: &Objects<'_>, dead: ParticipantId) {
 
 fn settle_object(arena: &Arena, orphaned: Orphaned, dead: ParticipantId) {
     let Orphaned { object, kind, block } = orphaned;
-    let raw = dead.to_raw() as u32;
     let is_dead = |id: u32| arena.is_dead(ParticipantId::from_raw(u64::from(id)));
+    let of = dead.to_raw() as u32;
+    let death = Death { records: arena, object, of, is_dead: &is_dead };
     macro_rules! settle_states {
         ($($kind:ident => $state:ty),* $(,)?) => {
             match kind {
                 $(kind if kind == Kind::$kind as u32 => {
                     if let Some(state) = arena.at(crate::shm::Offset::<$state>::new(block)) {
-                        state.settle(arena, object, raw, is_dead);
+                        state.settle(&death);
                     }
                 })*
                 // Mutexes are the kernel's to hand on, and a value changes by one store.

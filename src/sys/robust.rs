@@ -74,7 +74,7 @@ impl RobustMutex {
     /// Locks, waiting at most until the monotonic clock shows `deadline_ns`.
     pub(crate) fn lock_until(&self, deadline_ns: u64) -> Option<Locked> {
         let deadline = libc::timespec {
-            tv_sec: (deadline_ns / 1_000_000_000) as libc::time_t,
+            tv_sec: (deadline_ns / 1_000_000_000) as _,
             tv_nsec: (deadline_ns % 1_000_000_000) as _,
         };
         // SAFETY: as in `lock`; the time is a local value.
@@ -145,7 +145,7 @@ unsafe fn lock_until_monotonic(
         let left = ns(deadline) - now(libc::CLOCK_MONOTONIC);
         let end = now(libc::CLOCK_REALTIME) + left.clamp(0, WAIT_NS);
         let end = libc::timespec {
-            tv_sec: (end / 1_000_000_000) as libc::time_t,
+            tv_sec: (end / 1_000_000_000) as _,
             tv_nsec: (end % 1_000_000_000) as _,
         };
         // SAFETY: the caller's promise.

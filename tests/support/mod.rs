@@ -197,3 +197,26 @@ pub(crate) fn seed() -> u64 {
     println!("seed {seed}");
     seed
 }
+
+/// That the child program ends well in its role.
+pub(crate) fn succeeds(role: &str) {
+    let _dog = watchdog(100);
+    let folder = tempfile::tempdir().unwrap();
+    let (status, text, errors) = run_to_end(&mut program_in_role(role, folder.path()));
+    assert!(status.success(), "{role}: {text}{errors}");
+}
+
+/// A pool of so many workers, and no other settings.
+pub(crate) fn pool_of(workers: usize) -> procpool::Pool {
+    procpool::Pool::builder().workers(workers).build().unwrap()
+}
+
+/// What [`times_out`] waits for.
+pub(crate) const SHORT: Duration = Duration::from_millis(20);
+
+/// That `wait`, for [`SHORT`], is in vain, and takes at least so long.
+pub(crate) fn times_out(wait: impl FnOnce() -> bool) {
+    let began = Instant::now();
+    assert!(!wait());
+    assert!(began.elapsed() >= SHORT, "gave up after {:?}", began.elapsed());
+}

@@ -264,14 +264,8 @@ impl BarrierState {
 
     /// Breaks the barrier: a party is dead.
     #[cfg(not(loom))]
-    pub(crate) fn settle<R: Records>(
-        &self,
-        records: &R,
-        object: u32,
-        dead: u32,
-        is_dead: impl Fn(u32) -> bool,
-    ) {
-        let (mut locked, _) = self.queue.lock_for_dead(records, object, dead, is_dead);
+    pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
+        let (mut locked, _) = self.queue.lock_for_dead(death);
         self.break_up(&mut locked);
     }
 }

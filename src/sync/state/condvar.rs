@@ -91,14 +91,8 @@ impl CondvarState {
 
     /// Takes a dead process's threads out, and passes on what they were notified of.
     #[cfg(not(loom))]
-    pub(crate) fn settle<R: super::Records>(
-        &self,
-        records: &R,
-        object: u32,
-        dead: u32,
-        is_dead: impl Fn(u32) -> bool,
-    ) {
-        let (mut locked, given) = self.queue.lock_for_dead(records, object, dead, is_dead);
+    pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
+        let (mut locked, given) = self.queue.lock_for_dead(death);
         for _ in given {
             locked.give_first(OUTCOME);
         }

@@ -114,14 +114,8 @@ impl EventState {
 
     /// Takes a dead process's threads out, and passes on an automatic event that they were given.
     #[cfg(not(loom))]
-    pub(crate) fn settle<R: Records>(
-        &self,
-        records: &R,
-        object: u32,
-        dead: u32,
-        is_dead: impl Fn(u32) -> bool,
-    ) {
-        let (mut locked, given) = self.queue.lock_for_dead(records, object, dead, is_dead);
+    pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
+        let (mut locked, given) = self.queue.lock_for_dead(death);
         if self.is_automatic() {
             given.iter().for_each(|_| self.set_locked(&mut locked));
         } else if self.is_set() {

@@ -75,6 +75,34 @@ pub(crate) trait Caller: Records {
     fn search(&self, found: &mut dyn FnMut() -> bool) -> bool;
 }
 
+/// The death of a process, for one object of which it held a handle.
+#[cfg(not(loom))]
+pub(crate) struct Death<'a, R> {
+    pub(crate) records: &'a R,
+    pub(crate) object: u32,
+    /// The process: its participant id.
+    pub(crate) of: u32,
+    /// Whether another one is dead, too.
+    pub(crate) is_dead: &'a dyn Fn(u32) -> bool,
+}
+
+#[cfg(not(loom))]
+impl<R: Records> Death<'_, R> {
+    /// What the living hold of the object.
+    pub(crate) fn held_by_others(&self) -> u64 {
+        self.records.held_by_others(self.object, self.of)
+    }
+
+    /// Visits the threads that have been given something by the object, and have not taken it.
+    pub(crate) fn each_given(&self, visit: &mut dyn FnMut(&Waiter)) {
+        self.records.each_waiter(&mut |_, waiter| {
+            if waiter.object() == self.object && waiter.outcome().is_some() {
+                visit(waiter);
+            }
+        });
+    }
+}
+
 /// When to stop waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deadline {

@@ -94,16 +94,10 @@ impl OnceState {
 
     /// Lets the next one run if the dead one was at it.
     #[cfg(not(loom))]
-    pub(crate) fn settle<R: super::Records>(
-        &self,
-        records: &R,
-        object: u32,
-        dead: u32,
-        is_dead: impl Fn(u32) -> bool,
-    ) {
-        let (mut locked, _) = self.queue.lock_for_dead(records, object, dead, is_dead);
+    pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
+        let (mut locked, _) = self.queue.lock_for_dead(death);
         let state = self.state.load(Relaxed);
-        if state == dead << 2 | RUNNING {
+        if state == death.of << 2 | RUNNING {
             self.state.store(NEW, Relaxed);
         }
         if matches!(self.state.load(Relaxed), NEW | DONE) {

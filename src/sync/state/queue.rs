@@ -35,6 +35,8 @@
 //! First come, first served, by the order in which threads got the latch. A thread that finds
 //! others waiting queues up behind them even if there is enough for it.
 
+#[cfg(not(loom))]
+use super::Death;
 use super::latch::Latch;
 use super::{Caller, Deadline, Records, fault};
 use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
@@ -160,19 +162,17 @@ impl WaitQueue {
         Locked { queue: self, records: caller, sleepers: [0; SLEEPERS], count: 0, for_dead: false }
     }
 
-    /// Locks the object in the name of a dead process, and brings the queue in order.
+    /// Locks the object in the name of a dead process, and brings the queue in order; what the threads
+    /// of that process had been given.
     #[cfg(not(loom))]
     pub(crate) fn lock_for_dead<'a, R: Records>(
         &'a self,
-        records: &'a R,
-        object: u32,
-        dead: u32,
-        is_dead: impl Fn(u32) -> bool,
+        death: &Death<'a, R>,
     ) -> (Locked<'a, R>, Vec<Given>) {
-        self.latch.lock_for_dead(dead, is_dead);
-        let (sleepers, count) = ([0; SLEEPERS], 0);
+        self.latch.lock_for_dead(death.of, death.is_dead);
+        let (records, sleepers, count) = (death.records, [0; SLEEPERS], 0);
         let mut locked = Locked { queue: self, records, sleepers, count, for_dead: true };
-        let given = locked.rebuild(object, dead);
+        let given = locked.rebuild(death.object, death.of);
         (locked, given)
     }
 

@@ -198,32 +198,21 @@ impl RwLockState {
 
     /// Gives back what a dead process held or was given.
     #[cfg(not(loom))]
-    pub(crate) fn settle<R: Records>(
-        &self,
-        records: &R,
-        object: u32,
-        dead: u32,
-        is_dead: impl Fn(u32) -> bool,
-    ) {
-        // Before the queue is put in order, which clears the dead one's record: a writer that was
-        // given the lock and has not taken it has changed nothing.
-        let (mut locked, given) = self.queue.lock_for_dead(records, object, dead, is_dead);
+    pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
+        let (mut locked, given) = self.queue.lock_for_dead(death);
+        // A writer that was given the lock and has not taken it has changed nothing.
         let untouched = given.iter().any(|given| given.want == WRITE);
-        if self.writer.load(Relaxed) == dead {
+        if self.writer.load(Relaxed) == death.of {
             if !untouched {
                 let condition = self.condition.load(Relaxed);
                 self.condition.store(condition | OWNER_DIED, Relaxed);
             }
             self.writer.store(0, Relaxed);
         }
-        let mut readers = records.held_by_others(object, dead);
-        records.each_waiter(&mut |_, waiter| {
-            if waiter.object() == object && waiter.outcome().is_some() {
-                match waiter.want() {
-                    WRITE => self.writer.store(waiter.owner(), Relaxed),
-                    _ => readers += 1,
-                }
-            }
+        let mut readers = death.held_by_others();
+        death.each_given(&mut |waiter| match waiter.want() {
+            WRITE => self.writer.store(waiter.owner(), Relaxed),
+            _ => readers += 1,
         });
         self.readers.store(u32::try_from(readers).unwrap_or(u32::MAX), Relaxed);
         self.advance(&mut locked);

@@ -176,29 +176,12 @@ impl SemaphoreState {
 
     /// Gives back what a dead process held or was given.
     #[cfg(not(loom))]
-    pub(crate) fn settle<R: Records>(
-        &self,
-        records: &R,
-        object: u32,
-        dead: u32,
-        is_dead: impl Fn(u32) -> bool,
-    ) {
-        let (mut locked, _) = self.queue.lock_for_dead(records, object, dead, is_dead);
-        let held = records.held_by_others(object, dead) + given(records, object);
+    pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
+        let (mut locked, _) = self.queue.lock_for_dead(death);
+        let mut held = death.held_by_others();
+        death.each_given(&mut |waiter| held += u64::from(waiter.want()));
         let free = u64::from(self.total.load(Relaxed)).saturating_sub(held);
         self.free.store(u32::try_from(free).unwrap_or(PERMITS_MAX), Relaxed);
         self.advance(&mut locked);
     }
-}
-
-/// The permits that were given to threads of the living and not taken yet.
-#[cfg(not(loom))]
-fn given<R: Records>(records: &R, object: u32) -> u64 {
-    let mut given = 0;
-    records.each_waiter(&mut |_, waiter| {
-        if waiter.object() == object && waiter.outcome().is_some() {
-            given += u64::from(waiter.want());
-        }
-    });
-    given
 }
