@@ -4,8 +4,8 @@
 
 mod support;
 
-use procpool::sync::*;
 use procpool::fault;
+use procpool::sync::*;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
