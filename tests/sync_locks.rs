@@ -3,7 +3,6 @@
 
 mod support;
 
-use procpool::Pool;
 use procpool::sync::*;
 use std::time::{Duration, Instant};
 use support::*;
