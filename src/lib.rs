@@ -29,16 +29,20 @@ compile_error!("procpool runs on Linux only, on x86-64 and aarch64");
 #[cfg(not(loom))]
 mod codec;
 #[cfg(not(loom))]
+pub mod collections;
+#[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
 pub mod guide;
 #[cfg(not(loom))]
 pub mod limits;
+#[cfg(not(loom))]
+mod named;
 mod pool;
 mod prim;
 #[cfg(not(loom))]
 mod process;
-mod queue;
+pub mod queue;
 #[cfg(not(loom))]
 mod shm;
 pub mod sync;
@@ -46,6 +50,8 @@ mod sys;
 
 #[cfg(not(loom))]
 pub use error::{Error, TaskError, TrySubmitError, WorkerExit};
+#[cfg(not(loom))]
+pub use named::{Arena, ArenaBuilder, ArenaError};
 #[cfg(not(loom))]
 pub use pool::{JoinTimeoutError, Pool, PoolBuilder, Stats, TaskHandle, With};
 

@@ -18,6 +18,12 @@ pub const ARENA_BYTES_MIN: usize = 4 << 20;
 /// Largest arena: what a block's length field can express, far above any machine's memory.
 pub const ARENA_BYTES_MAX: usize = 1 << 46;
 
+/// Size of a named arena whose builder does not say: its pages are reserved when it is created.
+pub const NAMED_ARENA_BYTES_DEFAULT: usize = 64 << 20;
+
+/// Counts changes of what lies in an arena: programs with different numbers cannot share one.
+pub(crate) const LAYOUT_VERSION: u64 = 4;
+
 /// Contexts (`Pool::with`) that may be alive at a time in one pool.
 pub const CONTEXTS_MAX: usize = 256;
 

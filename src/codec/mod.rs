@@ -19,6 +19,7 @@
 //! `postcard` does not carry the text of a type's own error, so messages name the type and the step;
 //! only why a handle was refused is known.
 
+pub(crate) mod kept;
 pub(crate) mod plain;
 pub(crate) mod stream;
 pub(crate) mod writer;

@@ -5,6 +5,8 @@
 //! R2. The list is closed and compared by `TypeId`: a user's type with a `Serialize` of its own
 //!     always goes through it. After monomorphisation the comparison is a constant.
 //! R3. Tuples may contain padding, so they are written and read as a whole, never byte by byte.
+//! R4. What another program may read is copied only if it is a number or a vector of them: how a tuple
+//!     lies in memory is the compiler's to choose.
 #![allow(unsafe_code)] // Copies values of the listed types.
 
 use std::any::{Any, TypeId};
@@ -28,7 +30,7 @@ macro_rules! is_one_of {
     ($($scalar:ident)*) => {
         /// Whether `T` is a listed number (R1).
         #[inline(always)]
-        fn is_scalar<T: 'static>() -> bool {
+        fn is_scalar<T: ?Sized + 'static>() -> bool {
             let id = TypeId::of::<T>();
             $(id == TypeId::of::<$scalar>())||*
         }
@@ -123,6 +125,29 @@ pub(crate) fn from_bytes<T: 'static>(bytes: &[u8]) -> Read<T> {
         return Read::Value(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() });
     }
     vector_from(bytes)
+}
+
+/// As [`bytes_of`], for numbers alone (R4).
+#[inline(always)]
+pub(crate) fn portable_bytes_of<T: ?Sized + 'static>(value: &T) -> Option<&[MaybeUninit<u8>]> {
+    if is_scalar::<T>() {
+        let start = std::ptr::from_ref(value).cast::<MaybeUninit<u8>>();
+        // SAFETY: the range is the value's own memory.
+        return Some(unsafe { std::slice::from_raw_parts(start, size_of_val(value)) });
+    }
+    None
+}
+
+/// The bytes of a vector of plain numbers, if `value` is one.
+#[inline(always)]
+pub(crate) fn vector_bytes_of<T: 'static>(value: &T) -> Option<&[MaybeUninit<u8>]> {
+    vector_bytes(value)
+}
+
+/// A value from the bytes that [`portable_bytes_of`] or [`vector_bytes_of`] gave.
+#[inline(always)]
+pub(crate) fn from_portable_bytes<T: 'static>(bytes: &[u8]) -> Read<T> {
+    if is_scalar::<T>() { from_bytes(bytes) } else { vector_from(bytes) }
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ mod constructor {
 }
 
 fn before_main() {
+    crate::queue::keep::install();
     let Some(value) = std::env::var_os(VARIABLE) else { return };
     remove_variable();
     let Some((mode, folder)) = value.to_str().and_then(|value| value.split_once(' ')) else {
@@ -205,8 +206,13 @@ fn exit_if_orphaned(doorbell: &OwnedFd, done: &OwnedFd, place: &Path) {
 
 /// Serves until the user's process is gone.
 fn serve(control: Control<Reply, Command>, user: OwnedFd) {
-    let mut guardian = Serving { control: Some(control), user: Some(user), children: Vec::new() };
+    let (control, user) = (Some(control), Some(user));
+    let mut guardian = Serving { control, user, children: Vec::new(), segments: Vec::new() };
     while guardian.serve_once().is_some() {}
+    for segment in &guardian.segments {
+        // The user's process may have done so itself.
+        let _ = sys::memory::unlink_named(segment);
+    }
     for pid in &guardian.children {
         sys::process::kill_child(*pid);
     }
@@ -219,6 +225,8 @@ struct Serving {
     control: Option<Control<Reply, Command>>,
     user: Option<OwnedFd>,
     children: Vec<u32>,
+    /// Names to remove at the end.
+    segments: Vec<String>,
 }
 
 impl Serving {
@@ -235,6 +243,10 @@ impl Serving {
                     Reply::Forked(self.fork(entry, &argument, &name))
                 }
                 Command::Reap { pid } => Reply::Reaped(self.reap(pid)),
+                Command::UnlinkAtEnd { segment } => {
+                    self.segments.push(segment);
+                    Reply::Noted
+                }
             };
             self.control.as_ref()?.send(reply).ok()?;
         }

@@ -49,7 +49,7 @@ impl Guardian {
     fn start_at(arena: &Arena, base: &std::path::Path, folder: &str) -> Result<Self, Error> {
         let (doorbell, theirs) =
             sys::fd::socket_pair().map_err(|error| Error::os("make a socket pair", error))?;
-        sys::fd::send(&doorbell, b"arena", arena.descriptor())
+        sys::fd::send(&doorbell, b"arena", Some(arena.descriptor()))
             .map_err(|error| Error::os("send the arena's descriptor", error))?;
         let pid = spawn(folder, theirs)?;
         let starting = Starting {
@@ -113,6 +113,15 @@ impl Guardian {
         match self.control.receive(self.pidfd(), PATIENCE)? {
             Reply::Reaped(exit) => Ok(exit),
             other => Err(Error::broken(format!("the guardian answered {other:?} to a reap"))),
+        }
+    }
+
+    /// Has the guardian remove a segment's name when this process is gone.
+    pub(crate) fn unlink_at_end(&self, segment: String) -> Result<(), Error> {
+        self.control.send(Command::UnlinkAtEnd { segment })?;
+        match self.control.receive(self.pidfd(), PATIENCE)? {
+            Reply::Noted => Ok(()),
+            other => Err(Error::broken(format!("the guardian answered {other:?} to a name"))),
         }
     }
 

@@ -35,7 +35,7 @@ use super::fault;
 use super::offset::{Offset, Shared};
 use super::participants::ParticipantId;
 use crate::error::Error;
-use crate::prim::{AtomicU64, Relaxed, Release};
+use crate::prim::{AcqRel, AtomicU64, Relaxed, Release};
 use crate::sys::robust::{Locked, RobustMutex};
 
 /// Bytes in a unit; every block starts at a multiple of it.
@@ -194,16 +194,40 @@ impl Arena {
 
     /// Makes `owner` answerable for a block (R1: one store, by the block's user).
     pub(crate) fn set_owner(&self, offset: u64, owner: ParticipantId) {
-        let layout = self.layout();
-        let unit = offset.wrapping_sub(layout.data) / UNIT_BYTES;
-        if offset < layout.data || unit >= layout.units {
-            return;
-        }
-        let Some(word) = self.at(Offset::<AtomicU64>::new(layout.heads + unit * 8)) else { return };
+        let Some(word) = self.head_word(offset) else { return };
         let head = Head::from_raw(word.load(Relaxed));
         if head.state == USED {
             word.store(Head { owner, ..head }.to_raw(), Release);
         }
+    }
+
+    /// Makes `to` answerable for a block, if `from` is: for whoever cannot know whether the block has
+    /// been freed and given to another meanwhile.
+    pub(crate) fn pass_on(&self, offset: u64, from: ParticipantId, to: ParticipantId) {
+        let Some(word) = self.head_word(offset) else { return };
+        let raw = word.load(Relaxed);
+        let head = Head::from_raw(raw);
+        if head.state == USED && head.owner == from {
+            let passed = Head { owner: to, ..head }.to_raw();
+            // Whoever changed it meanwhile is another owner.
+            let _ = word.compare_exchange(raw, passed, AcqRel, Relaxed);
+        }
+    }
+
+    /// Who is answerable for a block; for tests.
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(crate) fn owner_of(&self, offset: u64) -> Option<ParticipantId> {
+        let head = Head::from_raw(self.head_word(offset)?.load(Relaxed));
+        (head.state == USED).then_some(head.owner)
+    }
+
+    fn head_word(&self, offset: u64) -> Option<&AtomicU64> {
+        let layout = self.layout();
+        let unit = offset.wrapping_sub(layout.data) / UNIT_BYTES;
+        if offset < layout.data || unit >= layout.units {
+            return None;
+        }
+        self.at(Offset::<AtomicU64>::new(layout.heads + unit * 8))
     }
 
     /// The bytes that a used block has; 0 for anything else.

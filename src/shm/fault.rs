@@ -1,8 +1,7 @@
 //! Fault points: named places where a test can have exactly one process killed, exactly once.
 //!
 //! The armed point lives in the arena, so that it works whichever process of the tree passes there
-//! first. Here is also what a test needs to take part in another program's arena, which has no public
-//! way yet. In release builds without the feature `fault` a point is nothing at all.
+//! first. Here is also what a test needs to take part in another program's arena that has no name. In release builds without the feature `fault` a point is nothing at all.
 
 #[cfg(any(debug_assertions, feature = "fault"))]
 use super::arena::Arena;
@@ -13,7 +12,8 @@ use crate::prim::{AcqRel, Acquire, Relaxed, Release};
 
 /// Every fault point of the crate: `main.` in the user's process, `worker.` in a worker,
 /// `guardian.` in the guardian. The others may fire in the user's process or a worker; from
-/// `objects.` on they are those of shared objects and of `sync`.
+/// `objects.` on they are those of shared objects and of `sync`, from `stripe.` on those of collections and
+/// queues.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub const POINTS: &[&str] = &[
     "main.argument-encoded",
@@ -104,6 +104,68 @@ pub const POINTS: &[&str] = &[
     "value.locked",
     "value.written",
     "value.committed",
+    "stripe.locked",
+    "stripe.unlocking",
+    "stripe.repaired",
+    "heap.taken",
+    "heap.given",
+    "heap.allocated",
+    "heap.added",
+    "heap.cutting",
+    "heap.cut",
+    "heap.emptied",
+    "entry.allocated",
+    "entry.written",
+    "entry.placed",
+    "entry.published",
+    "entry.given-away",
+    "entry.taken-over",
+    "entry.cut-off",
+    "dict.adding",
+    "dict.replacing",
+    "dict.removing",
+    "dict.growing",
+    "dict.grown",
+    "dict.clearing",
+    "dict.cleared",
+    "list.allocated",
+    "list.pushing",
+    "list.appending",
+    "list.appended",
+    "list.moving",
+    "list.moved",
+    "list.setting",
+    "list.shortening",
+    "list.swapping",
+    "list.written-down",
+    "list.swapped",
+    "list.done-again",
+    "list.truncating",
+    "list.clearing",
+    "list.truncated",
+    "array.locked",
+    "array.written",
+    "array.committed",
+    "array.copied",
+    "array.unlocking",
+    "queue.allocated",
+    "queue.claimed",
+    "queue.written-down",
+    "queue.filled",
+    "queue.put",
+    "queue.taking",
+    "queue.taken-over",
+    "queue.marked",
+    "queue.taken",
+    "queue.emptied",
+    "joinable.appending",
+    "joinable.taking",
+    "joinable.taken",
+    "joinable.cutting-off",
+    "joinable.cut-off",
+    "joinable.redelivering",
+    "joinable.reclaimed",
+    "pipe.end-made",
 ];
 
 /// Passes a fault point; does not return if it is armed and its turn has come.
@@ -133,7 +195,12 @@ fn point_slow(arena: &Arena, name: &str) {
         return;
     }
     let skipped = header.fault_skip.fetch_update(AcqRel, Relaxed, |left| left.checked_sub(1));
-    if skipped.is_err() && header.fault_armed.compare_exchange(number, 0, AcqRel, Relaxed).is_ok() {
+    // The one that is armed next goes off at its first pass.
+    let next = header.fault_next.load(Relaxed);
+    if skipped.is_err()
+        && header.fault_armed.compare_exchange(number, next, AcqRel, Relaxed).is_ok()
+    {
+        header.fault_next.store(0, Relaxed);
         header.fault_fired.store(number, Release);
         crate::sys::process::kill_self();
     }
@@ -145,13 +212,24 @@ fn point_slow(arena: &Arena, name: &str) {
 /// If there is no such point, or no arena and none can be made.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn arm(name: &str, skip: u32) -> Result<(), Error> {
-    let Some(index) = POINTS.iter().position(|point| *point == name) else {
-        return Err(Error::invalid(format!("there is no fault point {name:?}")));
+    arm_both(name, skip, None)
+}
+
+/// As [`arm`]; and the process that passes at `then` after that one was killed is killed, too.
+///
+/// # Errors
+/// As [`arm`].
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn arm_both(name: &str, skip: u32, then: Option<&str>) -> Result<(), Error> {
+    let number_of = |name: &str| match POINTS.iter().position(|point| *point == name) {
+        Some(index) => Ok(index as u32 + 1),
+        None => Err(Error::invalid(format!("there is no fault point {name:?}"))),
     };
     let header = Arena::tree(None)?.header();
     header.fault_fired.store(0, Relaxed);
+    header.fault_next.store(then.map_or(Ok(0), number_of)?, Relaxed);
     header.fault_skip.store(skip, Relaxed);
-    header.fault_armed.store(index as u32 + 1, Release);
+    header.fault_armed.store(number_of(name)?, Release);
     Ok(())
 }
 
@@ -167,6 +245,7 @@ pub fn spare_this_process() {
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn disarm() {
     if let Some(arena) = Arena::existing() {
+        arena.header().fault_next.store(0, Relaxed);
         arena.header().fault_armed.store(0, Release);
     }
 }
@@ -192,8 +271,7 @@ pub fn objects() -> (usize, usize) {
 /// The arena cannot be made.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn arena_descriptor() -> Result<std::os::fd::BorrowedFd<'static>, Error> {
-    let none = || Error::invalid("the arena has no descriptor".into());
-    Arena::tree(None)?.descriptor().ok_or_else(none)
+    Ok(Arena::tree(None)?.descriptor())
 }
 
 /// Has this process, which has no arena, take part in that of another program.
@@ -202,5 +280,5 @@ pub fn arena_descriptor() -> Result<std::os::fd::BorrowedFd<'static>, Error> {
 /// The descriptor is not an arena's, or this process has one.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn join_arena(descriptor: std::os::fd::OwnedFd) -> Result<(), Error> {
-    Arena::join(descriptor).map(|_| ())
+    Arena::join_descriptor(descriptor).map(|_| ())
 }

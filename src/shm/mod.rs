@@ -14,11 +14,14 @@ pub(crate) mod arena;
 pub mod fault;
 #[cfg(not(any(debug_assertions, feature = "fault")))]
 pub(crate) mod fault;
+pub(crate) mod keeper;
 pub(crate) mod objects;
 pub(crate) mod offset;
 pub(crate) mod participants;
 pub(crate) mod segment;
+pub(crate) mod shape;
 pub(crate) mod table;
+pub(crate) mod words;
 
 pub(crate) use allocator::Block;
 pub(crate) use arena::Arena;

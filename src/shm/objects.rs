@@ -12,15 +12,17 @@
 //! ```text
 //! | object 32 | participant 16 | state 16 |          FREE 0, HELD 1, TRAVELLING 2
 //! ```
-//! A travelling one belongs to the process that will read the result (until the worker has handed
-//! the result over: to the worker), and is on the list of that result.
+//! A travelling one is on the list of a result, and belongs to the process that will read the result
+//! (until the worker has handed the result over: to the worker). Or it is on the list of something
+//! stored in a collection, and is nobody's (`keeper.rs`).
 //!
 //! # Rules
 //! R1. Records, lists and counts change under one robust lock. `held` is written by the process
 //!     itself, under the latch of the object (`sync`).
 //! R2. **The words of the holdings are the truth.** An object's count of references is a cache.
 //! R3. A block belongs to its creator until the object is entered, to nobody while the object lives,
-//!     and to the process that destroys the object from before its `uid` is cleared.
+//!     and to the process that destroys the object from before its `uid` is cleared. So does what is
+//!     stored in the object (`keeper.rs`).
 //!
 //! # If a process dies
 //! Holding the lock: the next one makes lists and counts anew, makes the blocks of living objects
@@ -30,13 +32,14 @@
 
 use super::arena::{Arena, own_id};
 use super::fault;
+use super::keeper::{self, Part};
 use super::offset::Shared;
 use super::participants::ParticipantId;
+use super::shape::{ObjectId, Shape};
 use super::table::{Directory, Record, Table};
 use crate::error::Error;
 use crate::prim::{AtomicU32, AtomicU64, Relaxed, Release};
 use crate::sys::robust::{Locked, RobustMutex};
-use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Most blocks of one object.
@@ -51,69 +54,6 @@ pub(super) struct ObjectsState {
     objects: Directory,
     holdings: Directory,
     pub(super) waiters: Directory,
-}
-
-/// Names an object for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct ObjectId {
-    index: u32,
-    uid: u64,
-}
-
-impl ObjectId {
-    #[cfg(feature = "raw_sync")]
-    pub(crate) const BYTES: usize = 12;
-
-    #[cfg(feature = "raw_sync")]
-    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        bytes[..4].copy_from_slice(&self.index.to_ne_bytes());
-        bytes[4..].copy_from_slice(&self.uid.to_ne_bytes());
-        bytes
-    }
-
-    #[cfg(feature = "raw_sync")]
-    pub(crate) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        let [a, b, c, d, uid @ ..] = bytes;
-        Self { index: u32::from_ne_bytes([a, b, c, d]), uid: u64::from_ne_bytes(uid) }
-    }
-
-    /// The place in the table: unique among the objects that live at the same time.
-    pub(crate) fn index(self) -> u32 {
-        self.index
-    }
-}
-
-/// What an object is: checked whenever a handle arrives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
-    /// One number for each type of object.
-    pub(crate) kind: u32,
-    /// Size and alignment of the value inside.
-    pub(crate) value_bytes: u32,
-    pub(crate) value_align: u32,
-}
-
-impl Shape {
-    /// Refuses a handle of another shape than the object's.
-    pub(crate) fn check(self, handle: Self) -> Result<(), Error> {
-        if self == handle {
-            return Ok(());
-        }
-        Err(Error::invalid(format!("a handle of {handle:?} leads to an object of {self:?}")))
-    }
-
-    fn to_raw(self) -> u64 {
-        u64::from(self.kind) << 48 | u64::from(self.value_align) << 32 | u64::from(self.value_bytes)
-    }
-
-    fn from_raw(raw: u64) -> Self {
-        Self {
-            kind: (raw >> 48) as u32,
-            value_align: (raw >> 32) as u32 & 0xffff,
-            value_bytes: raw as u32,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -143,6 +83,13 @@ mod shared {
     unsafe impl super::Shared for super::Object {}
     // SAFETY: as above.
     unsafe impl super::Shared for super::Holding {}
+}
+
+impl Object {
+    fn describe(&self, index: u32) -> Described {
+        let kind = Shape::from_raw(self.shape.load(Relaxed)).kind;
+        Described { object: index, kind, block: self.blocks[0].load(Relaxed) }
+    }
 }
 
 impl Record for Object {
@@ -189,9 +136,9 @@ impl Word {
     }
 }
 
-/// An object of which a dead process held something; what its kind's settlement is told.
+/// An object, as the functions are told of it that know its kind (`keeper.rs`, settlement).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Orphaned {
+pub(crate) struct Described {
     pub(crate) object: u32,
     pub(crate) kind: u32,
     /// The first block of the object.
@@ -274,7 +221,11 @@ impl Arena {
     }
 }
 
-impl Objects<'_> {
+impl<'a> Objects<'a> {
+    pub(crate) fn arena(&self) -> &'a Arena {
+        self.arena
+    }
+
     /// Enters an object whose first block is filled, held by this process.
     pub(crate) fn enter(
         &self,
@@ -353,21 +304,48 @@ impl Objects<'_> {
     }
 
     /// Gives back everything that a dead process holds. `settle` is told of each object before.
-    pub(crate) fn settle(&self, dead: ParticipantId, mut settle: impl FnMut(Orphaned)) {
-        for (index, holding) in self.arena.holdings().in_use() {
+    pub(crate) fn settle(&self, dead: ParticipantId, mut settle: impl FnMut(Described)) {
+        let holdings = || self.arena.holdings().in_use();
+        let of_dead = |holding: &Holding| {
             let word = Word::from_raw(holding.word.load(Relaxed));
-            if word.participant != dead {
-                continue;
-            }
-            if word.state == HELD
+            (word.participant == dead).then_some(word)
+        };
+        for (_, holding) in holdings() {
+            if let Some(word) = of_dead(holding)
+                && word.state == HELD
                 && let Some(object) = self.arena.objects().get(word.object)
                 && !object.is_free()
             {
-                let kind = Shape::from_raw(object.shape.load(Relaxed)).kind;
-                let block = object.blocks[0].load(Relaxed);
-                settle(Orphaned { object: word.object, kind, block });
+                let orphaned = object.describe(word.object);
+                self.adopt_parts(orphaned, dead);
+                settle(orphaned);
             }
-            self.give_up(index);
+        }
+        // Only now, because what was stored by the dead one may still carry its id.
+        for (index, holding) in holdings() {
+            if of_dead(holding).is_some() {
+                self.give_up(index);
+            }
+        }
+    }
+
+    /// Makes nobody's what a dead process has stored in an object, or was about to remove.
+    fn adopt_parts(&self, object: Described, dead: ParticipantId) {
+        let nobody = ParticipantId::NOBODY;
+        keeper::each_part(self.arena, object, Some(dead), &mut |part| match part {
+            Part::Block(block) => self.arena.pass_on(block, dead, nobody),
+            Part::Stored(first) => self.adopt_list(first, dead),
+        });
+    }
+
+    /// Makes nobody's what of a list is a dead process's.
+    pub(crate) fn adopt_list(&self, first: u32, dead: ParticipantId) {
+        for (_, holding) in self.list(first) {
+            let word = Word::from_raw(holding.word.load(Relaxed));
+            if word.participant == dead {
+                let nobodys = Word { participant: ParticipantId::NOBODY, ..word };
+                holding.word.store(nobodys.to_raw(), Release);
+            }
         }
     }
 
@@ -412,8 +390,16 @@ impl Objects<'_> {
         Ok(index)
     }
 
-    /// Gives up a holding, and with the last one the object.
+    /// Gives up a holding, and with the last one the object; and so on, with what is stored there.
     pub(crate) fn give_up(&self, index: u32) {
+        let mut stored = Vec::new();
+        self.give_up_one(index, &mut stored);
+        while let Some(index) = stored.pop() {
+            self.give_up_one(index, &mut stored);
+        }
+    }
+
+    fn give_up_one(&self, index: u32, stored: &mut Vec<u32>) {
         let holdings = self.arena.holdings();
         let Some(holding) = holdings.get(index) else { return };
         let word = Word::from_raw(holding.word.load(Relaxed));
@@ -427,18 +413,29 @@ impl Objects<'_> {
         let left = object.references.load(Relaxed).saturating_sub(1);
         object.references.store(left, Relaxed);
         if left == 0 && !object.is_free() {
-            self.destroy(word.object, object);
+            self.destroy(word.object, object, stored);
         }
     }
 
-    fn destroy(&self, index: u32, object: &Object) {
-        let blocks = object.blocks.each_ref().map(|block| block.load(Relaxed));
-        for block in blocks {
-            self.arena.set_owner(block, own_id());
+    /// Destroys an object; the holdings that were stored in it are this process's to give up.
+    fn destroy(&self, index: u32, object: &Object, stored: &mut Vec<u32>) {
+        let me = own_id();
+        let described = object.describe(index);
+        let mut blocks: Vec<u64> = object.blocks.iter().map(|block| block.load(Relaxed)).collect();
+        keeper::each_part(self.arena, described, None, &mut |part| match part {
+            Part::Block(block) => blocks.push(block),
+            Part::Stored(first) => {
+                self.hand_over(first, me);
+                stored.extend(self.list(first).map(|(index, _)| index));
+            }
+        });
+        for block in &blocks {
+            self.arena.set_owner(*block, me);
         }
         fault::point("objects.doomed");
         object.uid.store(0, Release);
         fault::point("objects.removed");
+        keeper::gone(self.arena, described.kind);
         for block in blocks.into_iter().filter(|block| *block != 0) {
             self.arena.free(block);
         }
@@ -465,14 +462,16 @@ impl Objects<'_> {
         objects.rebuild();
         holdings.rebuild();
         self.state.waiters.adopt(self.arena);
+        let mut stored = Vec::new();
         for (index, object) in objects.in_use() {
             if object.references.load(Relaxed) == 0 {
-                self.destroy(index, object);
+                self.destroy(index, object, &mut stored);
                 continue;
             }
             for block in &object.blocks {
                 self.arena.set_owner(block.load(Relaxed), ParticipantId::NOBODY);
             }
         }
+        stored.into_iter().for_each(|index| self.give_up(index));
     }
 }

@@ -220,6 +220,13 @@ impl Arena {
         self.children_of(ParticipantId::NOBODY).into_iter().filter(|id| *id != own_id())
     }
 
+    /// The pids of all attached processes.
+    pub(crate) fn attached(&self) -> Vec<u32> {
+        let words = self.participants().iter().skip(1);
+        let words = words.map(|entry| Word::from_raw(entry.word.load(Acquire)));
+        words.filter(|word| word.state == ALIVE).map(|word| word.pid).collect()
+    }
+
     /// The processes that `parent` had started and that are still entered.
     pub(crate) fn children_of(&self, parent: ParticipantId) -> Vec<ParticipantId> {
         let entries = self.participants().iter().enumerate().skip(1);

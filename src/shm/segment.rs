@@ -11,8 +11,8 @@
 //! - a forked child never unlinks its parent's segment: only the creating process does.
 //!
 //! # If a process dies
-//! Private: nothing to do. Named: the name stays until the next creation on the machine sweeps it.
-//! (The guardian unlinks it at once; that arrives with named arenas.)
+//! Private: nothing to do. Named: the owner's guardian unlinks it at once; if that is dead, too, the
+//! next creation on the machine does.
 #![allow(unsafe_code)] // Shares a raw mapping between threads.
 
 use crate::error::Error;
@@ -31,7 +31,7 @@ pub(crate) struct Segment {
 
 enum Backing {
     Private(OwnedFd),
-    Named { mapping: Shmem, creator: u32 },
+    Named { mapping: Shmem, creator: u32, fd: OwnedFd },
 }
 
 // SAFETY: the mapping stays where it is until drop, and all access to its content goes through
@@ -69,94 +69,144 @@ impl Segment {
         self.bytes
     }
 
-    /// The memory file of a private segment, to hand to a child.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+    /// The memory file, to hand to a child.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         match &self.backing {
-            Backing::Private(fd) => Some(fd.as_fd()),
-            Backing::Named { .. } => None,
+            Backing::Private(fd) | Backing::Named { fd, .. } => fd.as_fd(),
         }
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "named arenas open here"))]
-mod named {
+/// Named segments: files of `/dev/shm` whose names carry their owners.
+pub(crate) mod named {
     use super::*;
 
     const FOLDER: &str = "/dev/shm";
 
-    fn failed(doing: &str, name: &str, error: impl fmt::Display) -> Error {
-        Error::invalid(format!("cannot {doing} the named segment {name:?}: {error}"))
+    /// Why a named segment cannot be had.
+    #[derive(Debug)]
+    pub(crate) enum NamedError {
+        /// There is none of that name.
+        Missing,
+        /// Its owner is dead, and nobody has swept it yet.
+        OwnerDead { pid: u32 },
+        /// A living process owns one of that name.
+        Exists { pid: u32 },
+        /// Another user's.
+        WrongUser { uid: u32 },
+        Failed(Error),
     }
 
-    /// The part of a file name that says whose it is: `procpool.PID.START.NAME`.
-    fn owner_of(file: &str) -> Option<(u32, u64, &str)> {
-        let mut parts = file.strip_prefix("procpool.")?.splitn(3, '.');
-        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?))
+    /// A file that is a segment: `procpool.PID.START.NAME`.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub(crate) struct File {
+        pub(crate) file: String,
+        pub(crate) pid: u32,
+        start_time_ticks: u64,
+        name: String,
     }
 
-    fn living(name: Option<&str>) -> Vec<String> {
+    impl File {
+        fn parse(file: String) -> Option<Self> {
+            let mut parts = file.strip_prefix("procpool.")?.splitn(3, '.');
+            let (pid, start) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            let name = parts.next()?.to_owned();
+            Some(Self { file, pid, start_time_ticks: start, name })
+        }
+
+        fn is_alive(&self) -> bool {
+            !sys::process::is_gone(self.pid, self.start_time_ticks)
+        }
+
+        fn unlink(&self) {
+            // Somebody else may have been faster.
+            let _ = sys::memory::unlink_named(&format!("/{}", self.file));
+        }
+    }
+
+    fn files() -> Vec<File> {
         let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
-        let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        files
-            .filter(|file| {
-                let Some((pid, start, found)) = owner_of(file) else { return false };
-                let alive = sys::process::start_time_ticks(pid) == Some(start);
-                if !alive {
-                    // Somebody else may have swept it first.
-                    let _ = sys::memory::unlink_named(&format!("/{file}"));
-                }
-                alive && name.is_none_or(|name| name == found)
-            })
-            .collect()
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(File::parse).collect()
+    }
+
+    fn failed(doing: &str, name: &str, error: impl fmt::Display) -> NamedError {
+        NamedError::Failed(Error::invalid(format!(
+            "cannot {doing} the named segment {name:?}: {error}"
+        )))
+    }
+
+    /// The segment that a living process owns under `name`.
+    pub(crate) fn find(name: &str) -> Result<File, NamedError> {
+        let (alive, dead): (Vec<File>, Vec<File>) =
+            files().into_iter().filter(|file| file.name == name).partition(File::is_alive);
+        match (alive.into_iter().next(), dead.first()) {
+            (Some(file), _) => Ok(file),
+            (None, Some(file)) => Err(NamedError::OwnerDead { pid: file.pid }),
+            (None, None) => Err(NamedError::Missing),
+        }
+    }
+
+    /// Unlinks the segments of dead owners.
+    pub(crate) fn sweep() {
+        files().iter().filter(|file| !file.is_alive()).for_each(File::unlink);
     }
 
     impl Segment {
-        /// Unlinks the segments of dead owners.
-        pub(crate) fn sweep() {
-            living(None);
-        }
-
         /// Creates a segment under `name`, all of it reserved.
-        pub(crate) fn create_named(name: &str, bytes: usize) -> Result<Self, Error> {
-            if name.is_empty() || name.contains(['/', '\0']) {
-                return Err(Error::invalid(format!(
-                    "the segment name {name:?} is empty or contains a slash or a NUL"
-                )));
+        pub(crate) fn create_named(name: &str, bytes: usize) -> Result<(Self, File), NamedError> {
+            // A file's name has 255 bytes, of which the owner takes up to 41.
+            if name.is_empty() || name.len() > 200 || name.contains(['/', '\0']) {
+                return Err(NamedError::Failed(Error::invalid(format!(
+                    "the name {name:?} is empty, longer than 200 bytes, or contains a slash or a NUL"
+                ))));
             }
-            if !living(Some(name)).is_empty() {
-                return Err(failed("create", name, "it exists and its owner is alive"));
+            sweep();
+            if let Ok(other) = find(name) {
+                return Err(NamedError::Exists { pid: other.pid });
             }
-            let creator = sys::process::own_pid();
-            let start = sys::process::start_time_ticks(creator).unwrap_or(0);
-            let id = format!("/procpool.{creator}.{start}.{name}");
+            let pid = sys::process::own_pid();
+            let start = sys::process::start_time_ticks(pid).unwrap_or(0);
+            let file = format!("procpool.{pid}.{start}.{name}");
             let mapping = ShmemConf::new()
-                .os_id(&id)
+                .os_id(format!("/{file}"))
                 .size(bytes)
                 .create()
                 .map_err(|error| failed("create", name, error))?;
             // From here on, dropping `mapping` unlinks the name again.
-            sys::memory::reserve_named(&id, bytes as u64)
+            let others = || files().into_iter().find(|other| other.name == name && other.file != file);
+            if let Some(other) = others() {
+                // Two at the same moment: whoever sees the other leaves.
+                return Err(NamedError::Exists { pid: other.pid });
+            }
+            sys::memory::reserve_named(&format!("/{file}"), bytes as u64)
                 .map_err(|error| failed(&format!("reserve {bytes} bytes for"), name, error))?;
-            Self::over_mapping(mapping, creator, name)
+            let found = File::parse(file).ok_or(NamedError::Missing)?;
+            Ok((Self::over_mapping(mapping, pid, &found)?, found))
         }
 
-        /// Opens the segment that a living process created under `name`.
-        pub(crate) fn open_named(name: &str) -> Result<Self, Error> {
-            let Some(file) = living(Some(name)).pop() else {
-                return Err(failed("open", name, "no living process owns one of that name"));
-            };
+        /// Opens a segment that was found.
+        pub(crate) fn open_named(file: &File) -> Result<Self, NamedError> {
+            use std::os::unix::fs::MetadataExt;
+            let metadata = std::fs::metadata(format!("{FOLDER}/{}", file.file))
+                .map_err(|_| NamedError::Missing)?;
+            if metadata.uid() != sys::process::own_uid() {
+                return Err(NamedError::WrongUser { uid: metadata.uid() });
+            }
             let mapping = ShmemConf::new()
-                .os_id(format!("/{file}"))
+                .os_id(format!("/{}", file.file))
                 .open()
-                .map_err(|error| failed("open", name, error))?;
-            Self::over_mapping(mapping, 0, name)
+                .map_err(|error| failed("open", &file.name, error))?;
+            Self::over_mapping(mapping, 0, file)
         }
 
-        fn over_mapping(mapping: Shmem, creator: u32, name: &str) -> Result<Self, Error> {
+        fn over_mapping(mapping: Shmem, creator: u32, file: &File) -> Result<Self, NamedError> {
+            let fd = sys::memory::open_named(&format!("/{}", file.file))
+                .map_err(|error| failed("open", &file.name, error))?;
             let base = NonNull::new(mapping.as_ptr())
-                .ok_or_else(|| failed("map", name, "the mapping is at address 0"))?;
+                .ok_or_else(|| failed("map", &file.name, "the mapping is at address 0"))?;
             let bytes = mapping.len();
-            Ok(Self { base, bytes, backing: Backing::Named { mapping, creator } })
+            Ok(Self { base, bytes, backing: Backing::Named { mapping, creator, fd } })
         }
     }
 
@@ -171,23 +221,35 @@ mod named {
         #[test]
         fn two_mappings_of_a_name_see_the_same_bytes_and_drop_unlinks() {
             let name = unique("shared");
-            let first = Segment::create_named(&name, 8192).unwrap();
-            let second = Segment::open_named(&name).unwrap();
+            let (first, file) = Segment::create_named(&name, 8192).unwrap();
+            let second = Segment::open_named(&find(&name).unwrap()).unwrap();
             assert_ne!(first.base(), second.base());
             // SAFETY: both mappings are at least one byte long and nobody else uses them.
             unsafe { first.base().write(7) };
             // SAFETY: as above.
             assert_eq!(unsafe { second.base().read() }, 7);
-            assert!(Segment::create_named(&name, 4096).is_err(), "the name is taken");
+            let refused = Segment::create_named(&name, 4096);
+            assert!(matches!(refused, Err(NamedError::Exists { pid }) if pid == file.pid));
             drop(first);
-            assert!(Segment::open_named(&name).is_err(), "the owner has gone");
+            assert!(matches!(find(&name), Err(NamedError::Missing)), "the owner has gone");
         }
 
         #[test]
-        fn the_name_of_a_dead_owner_is_swept() {
-            let file = format!("/dev/shm/procpool.{}.1.left-behind", u32::MAX / 4);
+        fn nobody_else_may_open_it() {
+            use std::os::unix::fs::MetadataExt;
+            let (_segment, file) = Segment::create_named(&unique("mode"), 4096).unwrap();
+            let metadata = std::fs::metadata(format!("{FOLDER}/{}", file.file)).unwrap();
+            assert_eq!(metadata.mode() & 0o777, 0o600);
+        }
+
+        #[test]
+        fn the_name_of_a_dead_owner_is_said_to_be_and_swept() {
+            let name = unique("left-behind");
+            let (pid, folder) = (u32::MAX / 4, FOLDER);
+            let file = format!("{folder}/procpool.{pid}.1.{name}");
             std::fs::write(&file, b"x").unwrap();
-            Segment::sweep();
+            assert!(matches!(find(&name), Err(NamedError::OwnerDead { pid: found }) if found == pid));
+            drop(Segment::create_named(&name, 4096).unwrap());
             assert!(!std::path::Path::new(&file).exists());
         }
 
@@ -195,7 +257,7 @@ mod named {
         fn more_than_the_file_system_holds_is_an_error_and_leaves_no_name() {
             let name = unique("huge");
             assert!(Segment::create_named(&name, 1 << 45).is_err());
-            assert!(Segment::open_named(&name).is_err());
+            assert!(matches!(find(&name), Err(NamedError::Missing)));
         }
     }
 }
@@ -207,7 +269,7 @@ impl Drop for Segment {
                 // SAFETY: we own the mapping; borrows of it end with the arena that holds us.
                 unsafe { sys::memory::unmap(self.base, self.bytes) };
             }
-            Backing::Named { mapping, creator } => {
+            Backing::Named { mapping, creator, .. } => {
                 mapping.set_owner(*creator == sys::process::own_pid());
             }
         }

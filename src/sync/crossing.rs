@@ -4,6 +4,8 @@
 //! R1. Whoever carries a handle holds its object meanwhile: a task's argument or a context through
 //!     references that the user's process keeps until the task has ended; a result through a holding
 //!     of its own, on a list in the slot.
+//!     of its own, on a list in the slot; something stored in a collection or a queue through nobody's,
+//!     on a list beside it.
 //! R2. Encoding a handle anywhere else is refused: nobody would hold the object. Decoding is checked
 //!     against the objects that live.
 //!
@@ -15,7 +17,7 @@ use super::handle::{Handle, Parts, Reference};
 use crate::error::Error;
 use crate::shm::Arena;
 use crate::shm::arena::is_forked_copy;
-use crate::shm::objects::ObjectId;
+use crate::shm::shape::ObjectId;
 use crate::shm::offset::Shared;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::cell::{Cell, RefCell};
@@ -98,7 +100,7 @@ impl<S> Handle<S> {
         if !OPEN.get() {
             return Err(ser::Error::custom(refuse(
                 "a handle to a shared object can be encoded only as part of a task's argument, \
-                 context or result",
+                 context or result, or of what is put into a collection or queue",
             )));
         }
         SOME.set(true);
@@ -115,6 +117,11 @@ impl<S: Shared> Handle<S> {
         let id = ObjectId::deserialize(deserializer)?;
         Self::open(id, parts).map_err(|error| de::Error::custom(refuse(&error.to_string())))
     }
+}
+
+/// What holds the object of a handle meanwhile.
+pub(crate) fn carry<S>(handle: &Handle<S>) -> Carried {
+    Carried(handle.share())
 }
 
 /// Has a result carry what was encoded in it: `first` is its list so far, and the return value its
@@ -166,35 +173,37 @@ pub fn decode_for_test<T: de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Strin
 
 /// Gives a type that wraps a [`Handle`] in a field `handle` what all such types have.
 macro_rules! crossing {
-    ($name:ident $(<$value:ident: $bound:path>)?, $parts:expr) => {
-        impl $(<$value: $bound>)? Clone for $name $(<$value>)? {
+    ($name:ident $(<$($value:ident: $bound:path),+>)?, $parts:expr) => {
+        impl $(<$($value: $bound),+>)? Clone for $name $(<$($value),+>)? {
             /// Makes another handle to the same object.
             fn clone(&self) -> Self {
-                Self { handle: self.handle.clone() $(, of: std::marker::PhantomData::<fn() -> $value>)? }
+                Self { handle: self.handle.clone() $(, of: std::marker::PhantomData::<fn() -> crossing!(@of $($value),+)>)? }
             }
         }
 
-        impl $(<$value: $bound>)? PartialEq for $name $(<$value>)? {
+        impl $(<$($value: $bound),+>)? PartialEq for $name $(<$($value),+>)? {
             /// Returns whether both are handles to the same object.
             fn eq(&self, other: &Self) -> bool {
                 self.handle.is_same(&other.handle)
             }
         }
 
-        impl $(<$value: $bound>)? Eq for $name $(<$value>)? {}
+        impl $(<$($value: $bound),+>)? Eq for $name $(<$($value),+>)? {}
 
-        impl $(<$value: $bound>)? serde::Serialize for $name $(<$value>)? {
+        impl $(<$($value: $bound),+>)? serde::Serialize for $name $(<$($value),+>)? {
             fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
                 self.handle.serialize(serializer)
             }
         }
 
-        impl<'de $(, $value: $bound)?> serde::Deserialize<'de> for $name $(<$value>)? {
+        impl<'de $(, $($value: $bound),+)?> serde::Deserialize<'de> for $name $(<$($value),+>)? {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let handle = crate::sync::handle::Handle::deserialize(deserializer, &$parts)?;
-                Ok(Self { handle $(, of: std::marker::PhantomData::<fn() -> $value>)? })
+                Ok(Self { handle $(, of: std::marker::PhantomData::<fn() -> crossing!(@of $($value),+)>)? })
             }
         }
     };
+    (@of $value:ident) => { $value };
+    (@of $first:ident, $second:ident) => { ($first, $second) };
 }
 pub(crate) use crossing;

@@ -58,12 +58,12 @@ impl Event {
 
     /// Its name, and the event of a name.
     #[cfg(feature = "raw_sync")]
-    pub(super) fn id(&self) -> crate::shm::objects::ObjectId {
+    pub(super) fn id(&self) -> crate::shm::shape::ObjectId {
         self.handle.caller().id()
     }
 
     #[cfg(feature = "raw_sync")]
-    pub(super) fn open(id: crate::shm::objects::ObjectId) -> Result<Self, Error> {
+    pub(super) fn open(id: crate::shm::shape::ObjectId) -> Result<Self, Error> {
         Ok(Self { handle: Handle::open(id, &PARTS)? })
     }
 

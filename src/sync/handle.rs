@@ -14,7 +14,8 @@ use super::state::{Caller, Deadline, Records, Waiter};
 use crate::error::Error;
 use crate::prim::AtomicU64;
 use crate::shm::arena::{is_forked_copy, own_id, own_raw};
-use crate::shm::objects::{BLOCKS_MAX, Holding, ObjectId, Shape};
+use crate::shm::objects::{BLOCKS_MAX, Holding};
+use crate::shm::shape::{ObjectId, Shape};
 use crate::shm::offset::Shared;
 use crate::shm::{Arena, Offset};
 use std::cell::UnsafeCell;
@@ -48,6 +49,11 @@ impl Reference {
 
     pub(crate) fn id(&self) -> ObjectId {
         self.id
+    }
+
+    /// The object's first block.
+    pub(crate) fn block(&self) -> u64 {
+        self.block
     }
 
     /// The state at the beginning of the object's first block.
@@ -141,7 +147,7 @@ impl Caller for Reference {
 /// In such a copy: what it took would be written down as taken by the process that it was copied
 /// from.
 #[inline(always)]
-pub(super) fn own_participant() -> u32 {
+pub(crate) fn own_participant() -> u32 {
     let me = own_raw();
     if me == 0 {
         forked();
@@ -152,7 +158,7 @@ pub(super) fn own_participant() -> u32 {
 /// Whether this process is a forked copy, in which guards unlock nothing: what they stand for is held
 /// by the process that it was copied from.
 #[inline(always)]
-pub(super) fn is_copy() -> bool {
+pub(crate) fn is_copy() -> bool {
     own_raw() == 0
 }
 
@@ -232,12 +238,23 @@ impl<S: Shared> Handle<S> {
         more: Option<&[u8]>,
         fill: impl FnOnce(&S),
     ) -> Result<Self, Error> {
+        Self::create_with_tail(parts, 0, more, fill)
+    }
+
+    /// The same, with so many zeros behind the state in the first block.
+    pub(crate) fn create_with_tail(
+        parts: &Parts,
+        tail_bytes: usize,
+        more: Option<&[u8]>,
+        fill: impl FnOnce(&S),
+    ) -> Result<Self, Error> {
         let arena = Arena::tree(None)?;
         let me = own_id();
         arena.record_start_time(me);
         let mut blocks = Blocks { arena, offsets: [0; BLOCKS_MAX] };
-        blocks.offsets[0] = arena.allocate(size_of::<S>() as u64, me)?.offset;
-        write(arena, blocks.offsets[0], size_of::<S>(), None)?;
+        let bytes = size_of::<S>().saturating_add(tail_bytes);
+        blocks.offsets[0] = arena.allocate(bytes as u64, me)?.offset;
+        write(arena, blocks.offsets[0], bytes, None)?;
         if let Some(bytes) = more {
             blocks.offsets[1] = arena.allocate(bytes.len() as u64, me)?.offset;
             write(arena, blocks.offsets[1], bytes.len(), Some(bytes))?;
@@ -251,7 +268,7 @@ impl<S: Shared> Handle<S> {
     }
 
     /// Holds the object that has this name.
-    pub(super) fn open(id: ObjectId, parts: &Parts) -> Result<Self, Error> {
+    pub(crate) fn open(id: ObjectId, parts: &Parts) -> Result<Self, Error> {
         if is_forked_copy() {
             return Err(Error::forked());
         }

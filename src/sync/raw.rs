@@ -8,7 +8,7 @@
 #![allow(unsafe_code)] // The traits hand over raw memory.
 
 use super::event::Event;
-use crate::shm::objects::ObjectId;
+use crate::shm::shape::ObjectId;
 use raw_sync::Timeout;
 use raw_sync::events::{EventImpl, EventInit, EventState};
 

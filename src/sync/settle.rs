@@ -6,7 +6,8 @@
 //!    bring queue and counters in order, give back what it held, pass on what it was given.
 //! 2. Its handle is given up, and with the last one the object.
 //! 3. Its threads' records are freed.
-//! 4. Every thread that has been given something is woken: the wake-up may have died with the dead.
+//! 4. Every thread that has been given something is woken, and every thread in a room looks again: the
+//!    wake-up, or the advice, may have died with the dead.
 //!
 //! Each step can be done again, so a settler that dies leaves nothing to repair: the next one starts
 //! from the beginning.
@@ -17,7 +18,8 @@
 //! every [`STRANGERS_LOOKED_AT`](super::records::STRANGERS_LOOKED_AT), whether it is still there.
 
 use super::state::{Death, Records, Waiter};
-use crate::shm::objects::{Objects, Orphaned};
+use crate::shm::keeper;
+use crate::shm::objects::{Described, Objects};
 use crate::shm::{Arena, ParticipantId};
 
 /// What kinds of object there are.
@@ -34,6 +36,14 @@ pub(crate) enum Kind {
     Once,
     OnceCell,
     Value,
+    Dict,
+    List,
+    Array,
+    Namespace,
+    Queue,
+    JoinableQueue,
+    Pipe,
+    PipeEnd,
 }
 
 /// Gives back everything that a dead process held of objects.
@@ -42,18 +52,21 @@ pub(crate) fn settle(arena: &Arena, dead: ParticipantId) {
 }
 
 fn settle_locked(arena: &Arena, locked: &Objects<'_>, dead: ParticipantId) {
-    locked.settle(dead, |orphaned| settle_object(arena, orphaned, dead));
+    arena.note_death(dead);
+    locked.settle(dead, |described| settle_object(locked, described, dead));
     arena.each_waiter(&mut |_, waiter: &Waiter| {
         if u64::from(waiter.owner()) == dead.to_raw() {
             waiter.free();
         } else {
             waiter.wake_if_given();
+            waiter.poke();
         }
     });
 }
 
-fn settle_object(arena: &Arena, orphaned: Orphaned, dead: ParticipantId) {
-    let Orphaned { object, kind, block } = orphaned;
+fn settle_object(locked: &Objects<'_>, described: Described, dead: ParticipantId) {
+    let arena = locked.arena();
+    let Described { object, kind, block } = described;
     let is_dead = |id: u32| arena.is_dead(ParticipantId::from_raw(u64::from(id)));
     let of = dead.to_raw() as u32;
     let death = Death { records: arena, object, of, is_dead: &is_dead };
@@ -65,8 +78,9 @@ fn settle_object(arena: &Arena, orphaned: Orphaned, dead: ParticipantId) {
                         state.settle(&death);
                     }
                 })*
-                // Mutexes are the kernel's to hand on, and a value changes by one store.
-                _ => {}
+                // Mutexes are the kernel's to hand on, and a value changes by one store. The rest is
+                // for the layers above.
+                _ => keeper::settle(locked, described, dead),
             }
         };
     }

@@ -57,8 +57,12 @@ pub(crate) unsafe fn discard(base: NonNull<u8>, bytes: usize) {
 
 /// Reserves every page of the named segment `name`, so that writing to it cannot fault later.
 pub(crate) fn reserve_named(name: &str, bytes: u64) -> io::Result<()> {
-    let fd = rustix::shm::open(name, rustix::shm::OFlags::RDWR, rustix::fs::Mode::empty())?;
-    rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes)
+    rustix::fs::fallocate(open_named(name)?, FallocateFlags::empty(), 0, bytes)
+}
+
+/// A descriptor of the named segment `name`.
+pub(crate) fn open_named(name: &str) -> io::Result<OwnedFd> {
+    rustix::shm::open(name, rustix::shm::OFlags::RDWR, rustix::fs::Mode::empty())
 }
 
 /// Removes the name of a segment; its memory lives until the last mapping goes.

@@ -80,6 +80,11 @@ fn to_pid(pid: u32) -> io::Result<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)
 }
 
+/// The user in whose name the calling process acts.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// A descriptor that becomes readable when process `pid` dies.
 pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::empty())

@@ -7,6 +7,9 @@
 use std::cell::UnsafeCell;
 use std::fmt;
 
+/// How often [`RobustMutex::lock_eagerly`] tries before it sleeps: a few microseconds.
+const TRIES: usize = 200;
+
 /// A mutex that lives in shared memory, at the same offset for everybody.
 #[repr(C)]
 pub(crate) struct RobustMutex {
@@ -57,6 +60,19 @@ impl RobustMutex {
             0 => Locked::Clean,
             returned => self.lock_failed(returned),
         }
+    }
+
+    /// As [`lock`](Self::lock), for a lock that is held for less than a wake-up takes: tries for a
+    /// while before it sleeps.
+    #[inline]
+    pub(crate) fn lock_eagerly(&self) -> Locked {
+        for _ in 0..TRIES {
+            if let Some(locked) = self.try_lock() {
+                return locked;
+            }
+            crate::prim::spin_hint();
+        }
+        self.lock()
     }
 
     #[cold]

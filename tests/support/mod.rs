@@ -2,6 +2,9 @@
 //! programs (this same test binary, run again in a role).
 #![allow(dead_code, unused_imports)] // Each test binary uses a part of it.
 
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub(crate) mod walk;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::process::{Child, Command, Stdio};

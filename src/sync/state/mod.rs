@@ -4,6 +4,7 @@
 //! latch.rs   a short lock that names its holder
 //! queue.rs   the latch, and the threads that wait, first come first served
 //! semaphore.rs  rwlock.rs  condvar.rs  event.rs  barrier.rs  once.rs   one primitive each, on both
+//! room.rs    waiting for what is not under the latch: a value in a queue, or room for one
 //! ```
 //!
 //! Every primitive here is the same kind of thing: some words that change under the object's latch,
@@ -21,6 +22,7 @@ pub(crate) mod event;
 pub(crate) mod latch;
 pub(crate) mod once;
 pub(crate) mod queue;
+pub(crate) mod room;
 pub(crate) mod rwlock;
 pub(crate) mod semaphore;
 

@@ -11,11 +11,12 @@
 //!
 //! # States
 //! IDLE -> QUEUED (the thread itself) -> ASLEEP (itself) -> outcome (whoever gives it what it waits
-//! for, taking it off the queue) -> IDLE (itself). Or QUEUED -> IDLE, when its time is up.
+//! for, taking it off the queue) -> IDLE (itself). Or QUEUED -> IDLE, when its time is up. Or ASLEEP
+//! -> QUEUED (anybody): it is to look again whether it has to wait any longer (`room.rs`).
 //!
 //! # Rules
-//! R1. Queue and records change under the latch, except: QUEUED -> ASLEEP, and outcome -> IDLE where
-//!     the primitive says so.
+//! R1. Queue and records change under the latch, except: QUEUED -> ASLEEP and back, and outcome ->
+//!     IDLE where the primitive says so.
 //! R2. **The records are the truth**: an object's queue is the records that name it and are QUEUED or
 //!     ASLEEP, in order of their tickets. Head, tail, length and links are caches.
 //! R3. The swap to an outcome commits. Only after it do head, length and the primitive's counters
@@ -39,7 +40,7 @@
 use super::Death;
 use super::latch::Latch;
 use super::{Caller, Deadline, Records, fault};
-use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence_after_rmw};
 use crate::sys::futex::{self, Woken};
 
 const IDLE: u32 = 0;
@@ -47,6 +48,9 @@ const QUEUED: u32 = 1;
 const ASLEEP: u32 = 3;
 /// The smallest outcome.
 pub(crate) const OUTCOME: u32 = 4;
+
+/// What a thread wants that waits in a room: to look again.
+pub(crate) const LOOK: u32 = u32::MAX;
 
 /// A thread that waits, or has waited.
 #[derive(Debug)]
@@ -114,6 +118,16 @@ impl Waiter {
     /// Wakes the thread if it sleeps though it has been given something (settlement).
     pub(crate) fn wake_if_given(&self) {
         if self.state.load(Relaxed) >= OUTCOME {
+            futex::wake(&self.state, 1);
+        }
+    }
+
+    /// Has the thread look again, if it sleeps in a room.
+    #[cfg(not(loom))]
+    pub(crate) fn poke(&self) {
+        if self.want() == LOOK
+            && self.state.compare_exchange(ASLEEP, QUEUED, AcqRel, Relaxed).is_ok()
+        {
             futex::wake(&self.state, 1);
         }
     }
@@ -381,19 +395,31 @@ impl<R: Records> Drop for Locked<'_, R> {
 /// Waits until the caller is given something; `None` when its time is up (look again under the
 /// latch: it may have been given something meanwhile).
 pub(crate) fn park<C: Caller>(caller: &C, waiter: &Waiter, deadline: Deadline) -> Option<u32> {
-    if caller.search(&mut || waiter.outcome().is_some()) {
-        return waiter.outcome();
+    if !caller.search(&mut || waiter.outcome().is_some()) {
+        sleep_until(caller, waiter, deadline, || false);
     }
-    loop {
-        if let Some(outcome) = waiter.outcome() {
-            return Some(outcome);
-        }
+    waiter.outcome()
+}
+
+/// Sleeps until the caller is given something, its time is up, or it is `ready`.
+pub(crate) fn sleep_until<C: Caller>(
+    caller: &C,
+    waiter: &Waiter,
+    deadline: Deadline,
+    mut ready: impl FnMut() -> bool,
+) {
+    while waiter.outcome().is_none() {
         let left = deadline.left();
         if left.is_some_and(|left| left.is_zero()) {
-            return None;
+            return;
         }
-        // From here on whoever gives us something wakes us.
+        // From here on whoever gives us something, or has us look again, wakes us.
         let _ = waiter.state.compare_exchange(QUEUED, ASLEEP, Relaxed, Relaxed);
+        // SYNC(room): pairs with the same fence in `Room::notify` and with the swap in `poke`.
+        fence_after_rmw();
+        if ready() {
+            return;
+        }
         fault::point("sync.asleep");
         let nap = caller.patience().into_iter().chain(left).min();
         if futex::wait(&waiter.state, ASLEEP, nap) == Woken::TimedOut {

@@ -1,0 +1,259 @@
+//! The index of a stripe of a map: where the entry of a key is.
+//!
+//! # Shared state
+//! A block of words, a power of two of them, in which the entry of a key is looked for from the place
+//! that its hash names, one word after the other (open addressing, linear probing):
+//!
+//! ```text
+//! EMPTY 0 | REMOVED 1 | a part of the hash 16 | offset of the entry 48 |
+//! ```
+//! The stripe has the block's offset and, in its lowest bits, the logarithm of the number of words.
+//!
+//! # Rules
+//! R1. The words are the truth about what the map contains. One store into one of them adds, replaces
+//!     or removes an entry. `count` (entries) and `used` (words that are not EMPTY) are caches.
+//! R2. At most three quarters of the words are used, so that a search ends. Before there would be more,
+//!     the entries' words are copied to a new block, twice as large unless many were REMOVED; one store
+//!     replaces the old block.
+//!
+//! # If a process dies
+//! While it copies: the new block is not reachable, and its own. Else `stripe.rs`.
+
+use super::entry::Entry;
+use super::stripe::{Changing, Stripe};
+use crate::error::Error;
+use crate::prim::{AtomicU64, Relaxed, Release};
+use crate::shm::arena::own_id;
+use crate::shm::keeper::Part;
+use crate::shm::words::are_bytes;
+use crate::shm::{Arena, Offset, ParticipantId, fault};
+use std::collections::HashSet;
+
+const EMPTY: u64 = 0;
+const REMOVED: u64 = 1;
+const OFFSET_BITS: u32 = 48;
+const LOG_MASK: u64 = 0xff;
+/// A whole unit of the allocator.
+const WORDS_LOG_MIN: u32 = 5;
+
+/// A stripe of a map; all zero at first, but for the mutex.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct MapStripe {
+    pub(super) stripe: Stripe,
+    index: AtomicU64,
+    pub(super) count: AtomicU64,
+    used: AtomicU64,
+}
+
+/// The word that leads to an entry.
+#[inline]
+pub(super) fn word_of(offset: u64, hash: u64) -> u64 {
+    hash >> 32 << OFFSET_BITS | offset
+}
+
+/// What a search has found.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// The key's entry, and the word that leads to it.
+    Found(Entry<'a>, &'a AtomicU64),
+    /// The word to store it in.
+    Free(&'a AtomicU64),
+    /// There is no index yet.
+    Nowhere,
+}
+
+impl MapStripe {
+    #[inline]
+    fn words<'a>(&self, arena: &'a Arena) -> Option<&'a [AtomicU64]> {
+        let index = self.index.load(Relaxed);
+        let log = index & LOG_MASK;
+        if index == 0 || log >= u64::from(OFFSET_BITS) {
+            return None;
+        }
+        arena.slice_at(Offset::new(index & !LOG_MASK), 1 << log)
+    }
+
+    /// Looks for a key. While the stripe is not locked, `None` is for what makes no sense.
+    #[inline]
+    pub(super) fn search<'a>(&self, arena: &'a Arena, key: &[u8], hash: u64) -> Option<Place<'a>> {
+        let Some(words) = self.words(arena) else { return Some(Place::Nowhere) };
+        let mask = words.len() - 1;
+        let mut free = None;
+        let mut at = hash as usize & mask;
+        for _ in 0..words.len() {
+            let place = &words[at];
+            match place.load(Relaxed) {
+                EMPTY => return Some(Place::Free(free.unwrap_or(place))),
+                REMOVED => free = free.or(Some(place)),
+                word if word >> OFFSET_BITS == hash >> 32 & 0xffff => {
+                    let entry = Entry::at(arena, word & ((1 << OFFSET_BITS) - 1))?;
+                    if entry.key_bytes() == key.len() && are_bytes(entry.key()?, key) {
+                        return Some(Place::Found(entry, place));
+                    }
+                }
+                _ => {}
+            }
+            at = (at + 1) & mask;
+        }
+        None
+    }
+
+    /// Visits every entry, and the word that leads to it.
+    pub(super) fn each_entry<'a>(
+        &self,
+        arena: &'a Arena,
+        mut visit: impl FnMut(Entry<'a>, &'a AtomicU64),
+    ) {
+        for place in self.words(arena).unwrap_or_default() {
+            let word = place.load(Relaxed);
+            if word > REMOVED
+                && let Some(entry) = Entry::at(arena, word & ((1 << OFFSET_BITS) - 1))
+            {
+                visit(entry, place);
+            }
+        }
+    }
+
+    /// Visits what is reachable.
+    pub(super) fn each_part(&self, arena: &Arena, visit: &mut dyn FnMut(Part)) {
+        self.stripe.heap.each_page(arena, |page| visit(Part::Block(page)));
+        self.each_entry(arena, |entry, _| entry.each_part(visit));
+        if let index @ 1.. = self.index.load(Relaxed) {
+            visit(Part::Block(index & !LOG_MASK));
+        }
+    }
+
+    fn slots_in_use(&self, arena: &Arena) -> HashSet<u64> {
+        let mut slots = HashSet::new();
+        self.each_entry(arena, |entry, _| {
+            if !entry.has_block() {
+                slots.insert(entry.offset());
+            }
+        });
+        slots
+    }
+
+    /// Makes nobody's what is reachable, and the caches anew: the last one to change it has died.
+    pub(super) fn repair(&self, changing: &Changing<'_>) {
+        let arena = changing.arena;
+        if let index @ 1.. = self.index.load(Relaxed) {
+            arena.set_owner(index & !LOG_MASK, ParticipantId::NOBODY);
+        }
+        let mut count = 0;
+        self.each_entry(arena, |entry, _| {
+            entry.adopt();
+            count += 1;
+        });
+        self.count.store(count, Relaxed);
+        let words = self.words(arena).unwrap_or_default();
+        let used = words.iter().filter(|word| word.load(Relaxed) != EMPTY).count();
+        self.used.store(used as u64, Relaxed);
+        changing.rebuild_heap(&self.slots_in_use(arena));
+    }
+
+    /// Makes sure that one more word may be used. Whatever was found before is out of date if it
+    /// returns `true`.
+    pub(super) fn make_room(&self, changing: &Changing<'_>) -> Result<bool, Error> {
+        let arena = changing.arena;
+        let old = self.words(arena).unwrap_or_default();
+        if self.used.load(Relaxed) + 1 <= old.len() as u64 / 4 * 3 {
+            return Ok(false);
+        }
+        let needed = (self.count.load(Relaxed) + 1) * 2;
+        let log = needed.next_power_of_two().ilog2().max(WORDS_LOG_MIN);
+        let block = arena.allocate(8 << log, own_id())?.offset;
+        let new = arena.slice_at::<AtomicU64>(Offset::new(block), 1 << log).unwrap_or_default();
+        new.iter().for_each(|word| word.store(EMPTY, Relaxed));
+        let mask = new.len() - 1;
+        self.each_entry(arena, |entry, place| {
+            let mut at = entry.hash() as usize & mask;
+            while new[at].load(Relaxed) != EMPTY {
+                at = (at + 1) & mask;
+            }
+            new[at].store(place.load(Relaxed), Relaxed);
+        });
+        let before = self.index.load(Relaxed);
+        arena.set_owner(before & !LOG_MASK, own_id());
+        fault::point("dict.growing");
+        self.index.store(block | u64::from(log), Release);
+        fault::point("dict.grown");
+        arena.set_owner(block, ParticipantId::NOBODY);
+        self.used.store(self.count.load(Relaxed), Relaxed);
+        if before != 0 {
+            arena.free(before & !LOG_MASK);
+        }
+        Ok(true)
+    }
+
+    /// Counts an entry that was put into `place`, which held `before`.
+    pub(super) fn count_added(&self, before: u64) {
+        self.count.store(self.count.load(Relaxed) + 1, Relaxed);
+        if before == EMPTY {
+            self.used.store(self.used.load(Relaxed) + 1, Relaxed);
+        }
+    }
+
+    /// Cuts off the entry at `place`: one store.
+    pub(super) fn cut_off(&self, place: &AtomicU64) {
+        place.store(REMOVED, Release);
+        self.count.store(self.count.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+
+    /// Cuts off everything at once, and frees the memory.
+    pub(super) fn clear(&self, changing: &Changing<'_>) {
+        let arena = changing.arena;
+        let index = self.index.load(Relaxed);
+        if index == 0 {
+            return;
+        }
+        let mut removed = Vec::new();
+        self.each_entry(arena, |entry, _| {
+            if entry.has_block() {
+                removed.push(changing.take_over(&entry));
+            }
+        });
+        arena.set_owner(index & !LOG_MASK, own_id());
+        fault::point("dict.clearing");
+        self.index.store(0, Release);
+        fault::point("dict.cleared");
+        self.count.store(0, Relaxed);
+        self.used.store(0, Relaxed);
+        arena.free(index & !LOG_MASK);
+        changing.free_pages();
+        for removed in removed {
+            drop(changing.discard(removed));
+        }
+    }
+
+    /// Checks the stripe, which is locked: counts, chains, memory.
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn check(&self, changing: &Changing<'_>, hash_of: impl Fn(&[u8]) -> u64) -> Result<(), String> {
+        let arena = changing.arena;
+        let (mut count, mut wrong, mut key) = (0, None, Vec::new());
+        self.each_entry(arena, |entry, place| {
+            count += 1;
+            key.clear();
+            let found = entry.load_key(&mut key).and_then(|()| {
+                match self.search(arena, &key, hash_of(&key)) {
+                    Some(Place::Found(_, found)) => Some(std::ptr::eq(found, place)),
+                    _ => None,
+                }
+            });
+            if found != Some(true) {
+                wrong = Some(format!("the entry at {:#x} is not found by its key", entry.offset()));
+            }
+        });
+        let words = self.words(arena).unwrap_or_default();
+        let used = words.iter().filter(|word| word.load(Relaxed) != EMPTY).count() as u64;
+        let (counted, counted_used) = (self.count.load(Relaxed), self.used.load(Relaxed));
+        if (count, used) != (counted, counted_used) {
+            return Err(format!(
+                "{count} entries in {used} words are counted as {counted} in {counted_used}"
+            ));
+        }
+        wrong.map_or(Ok(()), Err)?;
+        changing.check_heap(&self.slots_in_use(arena))?;
+        super::keep::check_parts(arena, |visit| self.each_part(arena, visit))
+    }
+}

@@ -1,0 +1,282 @@
+//! A map from bytes to bytes in the arena: what `Dict` and `Namespace` are made of.
+//!
+//! # Shared state
+//! A seed for the hash of the keys (XXH3), and stripes; the upper bits of a key's hash name its stripe.
+//! Each stripe is a map of its own: `buckets.rs`, `stripe.rs`.
+
+use super::buckets::{MapStripe, Place, word_of};
+use super::entry::{CarriedBy, Entry, NewEntry};
+use super::stripe::Changing;
+use crate::error::Error;
+use crate::prim::{AtomicU64, Relaxed};
+use crate::shm::keeper::Part;
+use crate::shm::offset::Shared;
+use crate::shm::{Arena, ParticipantId, fault};
+use crate::sync::crossing::Carried;
+use crate::sync::handle::{Handle, Parts};
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+/// More than the processes that change one map at a time.
+pub(super) const STRIPES: usize = 32;
+const STRIPE_SHIFT: u32 = u64::BITS - STRIPES.ilog2();
+
+/// See the module documentation.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct MapState {
+    seed: AtomicU64,
+    stripes: [MapStripe; STRIPES],
+}
+
+#[allow(unsafe_code)] // The marker asserts what the line above it says.
+// SAFETY: atomics, and mutexes that the C library accesses.
+unsafe impl Shared for MapState {}
+
+/// What a change asks of the state before.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Expected<'a> {
+    Anything,
+    Missing,
+    Bytes(&'a [u8]),
+}
+
+/// What a change found and did.
+#[derive(Debug)]
+pub(super) struct Changed<'a> {
+    /// Whether the state before was as expected.
+    pub(super) done: bool,
+    /// Whether there was an entry. Its value was appended to what the caller gave.
+    pub(super) had: bool,
+    /// What the entry had that was removed.
+    pub(super) removed: Option<CarriedBy<'a>>,
+}
+
+/// What reading found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// The value was appended; whether handles are stored in it.
+    Value {
+        carries: bool,
+    },
+}
+
+/// Keys and values of one state of a stripe, one after the other in `bytes`.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    bytes: Vec<u8>,
+    /// Where each key and each value ends, and whether the value carries handles.
+    ends: Vec<(usize, usize, bool)>,
+}
+
+impl Snapshot {
+    /// Key, value, and whether the value carries handles.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8], bool)> {
+        let mut start = 0;
+        self.ends.iter().map(move |(key, value, carries)| {
+            let (from, key_end) = (start, *key);
+            start = *value;
+            (&self.bytes[from..key_end], &self.bytes[key_end..*value], *carries)
+        })
+    }
+}
+
+/// Above this length a reader makes sure that it has read a real one before it copies so much.
+const CHECKED_BYTES: usize = 1024;
+
+impl MapState {
+    pub(super) fn create(parts: &Parts) -> Result<Handle<Self>, Error> {
+        Handle::create(parts, None, |state: &Self| {
+            state.seed.store(RandomState::new().build_hasher().finish(), Relaxed);
+            for stripe in &state.stripes {
+                #[allow(unsafe_code)] // As the comment says.
+                // SAFETY: the object is new and nobody else's yet.
+                unsafe {
+                    stripe.stripe.initialise();
+                }
+            }
+        })
+    }
+
+    #[inline]
+    fn hash(&self, key: &[u8]) -> u64 {
+        xxhash_rust::xxh3::xxh3_64_with_seed(key, self.seed.load(Relaxed))
+    }
+
+    #[inline]
+    fn stripe(&self, hash: u64) -> &MapStripe {
+        &self.stripes[(hash >> STRIPE_SHIFT) as usize]
+    }
+
+    /// Reads the value of a key; it is appended to `into`.
+    #[inline]
+    pub(super) fn get(&self, arena: &Arena, key: &[u8], into: &mut Vec<u8>) -> Result<Found, Error> {
+        let hash = self.hash(key);
+        let stripe = self.stripe(hash);
+        let start = into.len();
+        let found = stripe.stripe.read(
+            arena,
+            |changing| stripe.repair(changing),
+            |is_same| {
+                into.truncate(start);
+                match stripe.search(arena, key, hash)? {
+                    Place::Found(entry, _) => {
+                        if entry.value_bytes() > CHECKED_BYTES && !is_same() {
+                            return None;
+                        }
+                        entry.load_value(into)?;
+                        Some(Found::Value { carries: entry.stored() != 0 })
+                    }
+                    _ => Some(Found::Nothing),
+                }
+            },
+        );
+        found.ok_or_else(broken)
+    }
+
+    /// Adds, replaces or removes (`None`) the entry of a key, if the state before is as expected. The
+    /// value before is appended to `before`.
+    pub(super) fn change<'a>(
+        &'a self,
+        arena: &'a Arena,
+        key: &[u8],
+        new: Option<(&[u8], &[Carried])>,
+        expected: Expected<'_>,
+        before: &mut Vec<u8>,
+    ) -> Result<Changed<'a>, Error> {
+        let hash = self.hash(key);
+        let stripe = self.stripe(hash);
+        let new = match new {
+            Some((value, carried)) => {
+                Some(NewEntry::prepare(arena, key, hash as u32, value, carried)?)
+            }
+            None => None,
+        };
+        let changing = stripe.stripe.change(arena, |changing| stripe.repair(changing));
+        let mut place = stripe.search(arena, key, hash).ok_or_else(broken)?;
+        let mut changed = Changed { done: false, had: false, removed: None };
+        if let Place::Found(entry, _) = place {
+            changed.had = true;
+            entry.load_value(before).ok_or_else(broken)?;
+        }
+        let as_expected = match expected {
+            Expected::Anything => true,
+            Expected::Missing => !changed.had,
+            Expected::Bytes(bytes) => changed.had && before == bytes,
+        };
+        if !as_expected {
+            return Ok(changed);
+        }
+        changed.done = true;
+        let Some(new) = new else {
+            if let Place::Found(entry, at) = place {
+                let removed = changing.take_over(&entry);
+                fault::point("dict.removing");
+                stripe.cut_off(at);
+                changed.removed = changing.discard(removed);
+            }
+            return Ok(changed);
+        };
+        if !changed.had && stripe.make_room(&changing)? {
+            place = stripe.search(arena, key, hash).ok_or_else(broken)?;
+        }
+        let offset = changing.place(&new)?;
+        let word = word_of(offset, hash);
+        match place {
+            Place::Found(entry, at) => {
+                let removed = changing.take_over(&entry);
+                fault::point("dict.replacing");
+                changing.publish(at, word, new);
+                changed.removed = changing.discard(removed);
+            }
+            Place::Free(at) => {
+                let held = at.load(Relaxed);
+                fault::point("dict.adding");
+                changing.publish(at, word, new);
+                stripe.count_added(held);
+            }
+            Place::Nowhere => {
+                changing.take_back(&new, offset);
+                return Err(broken());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// How many entries there are: exact while nobody adds or removes.
+    pub(super) fn len(&self) -> usize {
+        self.stripes.iter().map(|stripe| stripe.count.load(Relaxed) as usize).sum()
+    }
+
+    pub(super) fn clear(&self, arena: &Arena) {
+        for stripe in &self.stripes {
+            let changing = stripe.stripe.change(arena, |changing| stripe.repair(changing));
+            stripe.clear(&changing);
+        }
+    }
+
+    /// One state of a stripe.
+    pub(super) fn snapshot(&self, arena: &Arena, stripe: usize) -> Result<Snapshot, Error> {
+        let stripe = &self.stripes[stripe];
+        let mut snapshot = Snapshot::default();
+        let read = stripe.stripe.read(
+            arena,
+            |changing| stripe.repair(changing),
+            |is_same| {
+                snapshot.bytes.clear();
+                snapshot.ends.clear();
+                let mut whole = true;
+                stripe.each_entry(arena, |entry, _| whole = whole && snapshot.add(&entry, is_same));
+                whole.then_some(())
+            },
+        );
+        read.map(|()| snapshot).ok_or_else(broken)
+    }
+
+    /// See [`Keeper::each_part`](crate::shm::keeper::Keeper).
+    pub(super) fn each_part(
+        &self,
+        arena: &Arena,
+        changed_by: Option<ParticipantId>,
+        visit: &mut dyn FnMut(Part),
+    ) {
+        for stripe in &self.stripes {
+            if stripe.stripe.is_changed_by(changed_by) {
+                stripe.each_part(arena, visit);
+            }
+        }
+    }
+
+    /// Checks everything: counts, chains, every block and slot reachable once or free.
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn check(&self, arena: &Arena) -> Result<(), String> {
+        self.stripes.iter().try_for_each(|stripe| {
+            let changing: Changing<'_> =
+                stripe.stripe.change(arena, |changing| stripe.repair(changing));
+            stripe.check(&changing, |key| self.hash(key))
+        })
+    }
+}
+
+impl Snapshot {
+    fn add(&mut self, entry: &Entry<'_>, is_same: &dyn Fn() -> bool) -> bool {
+        let bytes = entry.key_bytes().saturating_add(entry.value_bytes());
+        if bytes > CHECKED_BYTES && !is_same() {
+            return false;
+        }
+        if entry.load_key(&mut self.bytes).is_none() {
+            return false;
+        }
+        let key_end = self.bytes.len();
+        if entry.load_value(&mut self.bytes).is_none() {
+            return false;
+        }
+        self.ends.push((key_end, self.bytes.len(), entry.stored() != 0));
+        true
+    }
+}
+
+#[cold]
+fn broken() -> Error {
+    Error::broken("a collection leads to something that is not inside the arena".into())
+}

@@ -1,0 +1,147 @@
+//! A lock around a part of a collection: one writes at a time, and reading takes no lock.
+//!
+//! # Shared state
+//! In each stripe: a robust mutex; `version`, odd while somebody changes the stripe; `changing`, the
+//! participant that does; and the memory of its entries (`heap.rs`).
+//!
+//! # Rules
+//! R1. Whatever belongs to the stripe changes under the mutex, while `version` is odd and `changing`
+//!     names the process.
+//! R2. Each change is committed by one store. Counts and lists of free memory are caches, which the
+//!     next one to lock makes anew if the last one died.
+//! R3. A reader looks at the version, reads, and looks again: if it is the same and even, it has read
+//!     one state. What it reads meanwhile may be anything, so it checks every offset and length, and
+//!     reads atomic words (`shm/words.rs`).
+//! R4. Nothing waits, and no code of the user runs, while the mutex is held: values are encoded before
+//!     and decoded after.
+//! R5. Order of locks: a stripe's, then the objects', then the allocator's.
+//!
+//! # Orderings
+//! `stripe-version`: release when a change ends, acquire when a reader begins; carries the change. And
+//! a release fence after it has become odd, an acquire fence before the reader's second look: who saw
+//! anything of a change sees that the version is another.
+//!
+//! # If a process dies
+//! While it changes a stripe: the kernel tells the next one to lock, which repairs (R2) before it does
+//! anything else; readers find the version odd and lock. What the dead one had added or was about to
+//! remove is found by what is reachable (`shm/keeper.rs`): `changing` says where to look, and stays
+//! until the repair is done.
+//!
+//! # Fairness
+//! None among writers. A reader that was disturbed a few times takes the mutex.
+
+use super::heap::Heap;
+use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, spin_hint};
+use crate::shm::{Arena, ParticipantId, fault};
+use crate::sync::handle::own_participant;
+use crate::sys::robust::{Locked, RobustMutex};
+
+/// How often a reader begins again before it takes the mutex.
+const TRIES: usize = 16;
+
+/// See the module documentation; all zero at first, but for the mutex.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Stripe {
+    lock: RobustMutex,
+    version: AtomicU64,
+    changing: AtomicU32,
+    pub(crate) heap: Heap,
+}
+
+/// The stripe, locked and being changed. Dropping it ends the change.
+#[derive(Debug)]
+pub(crate) struct Changing<'a> {
+    pub(super) stripe: &'a Stripe,
+    pub(crate) arena: &'a Arena,
+}
+
+impl Stripe {
+    /// Makes the mutex usable.
+    ///
+    /// # Safety
+    /// Nobody else uses the stripe yet.
+    #[allow(unsafe_code)] // Passes the promise on.
+    pub(crate) unsafe fn initialise(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.lock.initialise() };
+    }
+
+    /// Locks the stripe for a change. If the last one died in the middle of its own, `repair` is called
+    /// first.
+    pub(crate) fn change<'a>(
+        &'a self,
+        arena: &'a Arena,
+        repair: impl FnOnce(&Changing<'_>),
+    ) -> Changing<'a> {
+        let me = own_participant();
+        let locked = self.lock.lock_eagerly();
+        let version = self.version.load(Relaxed);
+        if version & 1 == 0 {
+            self.version.store(version + 1, Relaxed);
+        }
+        // SYNC(stripe-version): pairs with the Acquire fence in `read`.
+        fence(Release);
+        let changing = Changing { stripe: self, arena };
+        if locked == Locked::OwnerDied {
+            repair(&changing);
+            fault::point("stripe.repaired");
+        }
+        self.changing.store(me, Release);
+        fault::point("stripe.locked");
+        changing
+    }
+
+    /// Reads one state of the stripe (R3): `look` may be called several times, and returns `None` for
+    /// what makes no sense.
+    #[inline]
+    pub(crate) fn read<R>(
+        &self,
+        arena: &Arena,
+        repair: impl FnOnce(&Changing<'_>),
+        mut look: impl FnMut(&dyn Fn() -> bool) -> Option<R>,
+    ) -> Option<R> {
+        for _ in 0..TRIES {
+            // SYNC(stripe-version): pairs with the Release in `drop`.
+            let version = self.version.load(Acquire);
+            if version & 1 == 0 {
+                let is_same = || {
+                    // SYNC(stripe-version): pairs with the Release fence in `change`.
+                    fence(Acquire);
+                    self.version.load(Relaxed) == version
+                };
+                let found = look(&is_same);
+                if is_same() {
+                    return found;
+                }
+            }
+            spin_hint();
+        }
+        let changing = self.change(arena, repair);
+        let found = look(&|| true);
+        drop(changing);
+        found
+    }
+
+    /// Changes with every change.
+    pub(super) fn version(&self) -> u64 {
+        // SYNC(stripe-version): pairs with the Release in `drop`.
+        self.version.load(Acquire)
+    }
+
+    /// Whether `participant` may have been changing the stripe when it died.
+    pub(crate) fn is_changed_by(&self, participant: Option<ParticipantId>) -> bool {
+        participant.is_none_or(|id| u64::from(self.changing.load(Acquire)) == id.to_raw())
+    }
+}
+
+impl Drop for Changing<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        fault::point("stripe.unlocking");
+        self.stripe.changing.store(0, Release);
+        // SYNC(stripe-version): pairs with the Acquire in `read`.
+        self.stripe.version.store(self.stripe.version.load(Relaxed) + 1, Release);
+        self.stripe.lock.unlock();
+    }
+}

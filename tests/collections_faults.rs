@@ -1,0 +1,377 @@
+//! Walks through every fault point of collections and queues: a worker is killed exactly there, in the
+//! middle of a change. The change must have happened or not, everything must be reachable once, and
+//! nothing may be left behind.
+//!
+//! What the walk does is in `support/walk.rs`.
+#![cfg(any(debug_assertions, feature = "fault"))]
+
+mod support;
+
+use procpool::collections::*;
+use procpool::queue::*;
+use procpool::sync::Value;
+use procpool::{Pool, fault};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::time::Duration;
+use support::walk::*;
+use support::*;
+
+/// A value whose parts belong together: torn or mixed up, it does not pass `is_whole`.
+fn text(number: u64, length: usize) -> String {
+    format!("{number} ").repeat(length)
+}
+
+fn is_whole(text: &str) -> bool {
+    let mut words = text.split_whitespace();
+    let first = words.next();
+    words.all(|word| Some(word) == first)
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Dicts {
+    plain: Dict<u64, u64>,
+    texts: Dict<String, String>,
+    nested: Dict<u32, List<u64>>,
+    names: Namespace,
+}
+
+impl Scenario for Dicts {
+    fn make() -> Self {
+        let (plain, texts) = (Dict::new().unwrap(), Dict::new().unwrap());
+        Self { plain, texts, nested: Dict::new().unwrap(), names: Namespace::new().unwrap() }
+    }
+    fn work(self, number: usize) {
+        for key in 0..900u64 {
+            self.plain.insert(&key, &(key * 2)).unwrap();
+        }
+        for round in 0..6u64 {
+            let key = format!("key {}", round % 3);
+            // Short ones lie in slots, long ones in blocks of their own.
+            let length = [1, 40, 1500][(round as usize + number) % 3];
+            self.texts.insert(key.as_str(), &text(round, length)).unwrap();
+            self.texts.update(key.as_str(), |value| assert!(is_whole(value))).unwrap();
+            let list = List::new().unwrap();
+            list.push(&round).unwrap();
+            self.nested.insert(&(round as u32 % 2), &list).unwrap();
+            if let Some(list) = self.nested.get(&0).unwrap() {
+                assert_eq!(list.len(), 1);
+            }
+            self.names.set("name", &text(round, 3)).unwrap();
+            self.texts.remove(key.as_str()).unwrap();
+            self.plain.remove(&(round * 7)).unwrap();
+        }
+        self.nested.remove(&1).unwrap();
+        self.plain.clear();
+        self.texts.insert("left", &text(9, 2)).unwrap();
+    }
+    fn check(&self) {
+        self.plain.check_invariants().unwrap();
+        self.texts.check_invariants().unwrap();
+        self.nested.check_invariants().unwrap();
+        self.names.check_invariants().unwrap();
+        for entry in self.plain.iter() {
+            let (key, value) = entry.unwrap();
+            assert_eq!(value, key * 2);
+        }
+        assert!(self.texts.values().unwrap().iter().all(|value| is_whole(value)));
+        assert!(self.nested.values().unwrap().iter().all(|list| list.len() == 1));
+        assert_eq!(self.plain.iter().count(), self.plain.len());
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Lists {
+    numbers: List<u64>,
+    triples: List<String>,
+    nested: List<List<u64>>,
+}
+
+impl Scenario for Lists {
+    fn make() -> Self {
+        let (numbers, triples) = (List::new().unwrap(), List::new().unwrap());
+        Self { numbers, triples, nested: List::new().unwrap() }
+    }
+    fn work(self, number: usize) {
+        let own = number as u64 * 1000;
+        for round in 0..40u64 {
+            self.numbers.push(&(own + round)).unwrap();
+        }
+        for round in 0..6u64 {
+            self.numbers.insert(1, &(own + 100 + round)).unwrap();
+            self.numbers.remove(2).unwrap();
+            self.numbers.swap_remove(3).unwrap();
+            self.numbers.pop().unwrap();
+            // All three or none of them.
+            let value = text(round, [1, 1500][round as usize % 2]);
+            self.triples.extend([value.clone(), value.clone(), value.clone()]).unwrap();
+            // Gone, if another has just truncated the list.
+            let _ = self.triples.update(0, |value| assert!(is_whole(value)));
+            let inner = List::new().unwrap();
+            inner.push(&round).unwrap();
+            self.nested.push(&inner).unwrap();
+            self.nested.set(0, &inner).unwrap();
+        }
+        // Others may keep changing it.
+        let _ = self.numbers.sort_by(|a, b| a.cmp(b));
+        self.triples.truncate(3);
+        self.nested.truncate(2);
+        if number == 0 {
+            self.triples.clear();
+        }
+    }
+    fn check(&self) {
+        self.numbers.check_invariants().unwrap();
+        self.triples.check_invariants().unwrap();
+        self.nested.check_invariants().unwrap();
+        let numbers = self.numbers.to_vec().unwrap();
+        let distinct: HashSet<u64> = numbers.iter().copied().collect();
+        assert_eq!(distinct.len(), numbers.len(), "something is there twice");
+        let triples = self.triples.to_vec().unwrap();
+        assert_eq!(triples.len() % 3, 0, "extend was cut short");
+        for three in triples.chunks(3) {
+            assert!(three.iter().all(|value| *value == three[0] && is_whole(value)));
+        }
+        assert!(self.nested.iter().unwrap().all(|inner| inner.len() == 1));
+        // What the next run adds is to be distinct again.
+        self.numbers.clear();
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Arrays(Array<[u64; 5]>, Array<u64>);
+
+impl Scenario for Arrays {
+    fn make() -> Self {
+        Self(Array::zeroed(4).unwrap(), Array::new(&[0, 0]).unwrap())
+    }
+    fn work(self, number: usize) {
+        for round in 0..10 {
+            let before = self.0.update((round + number) % 4, |element| element.map(|n| n + 1));
+            assert!(before.iter().all(|n| *n == before[0]), "torn: {before:?}");
+            self.1.fetch_add(0, 1);
+            match self.1.lock() {
+                Ok(mut all) => all[1] += 1,
+                Err(error) => assert!(error.is_owner_died()),
+            }
+        }
+    }
+    fn check(&self) {
+        drop(self.1.lock().unwrap_or_else(procpool::sync::LockError::into_guard));
+        assert!(self.1.lock().is_ok());
+        let all = self.0.lock().unwrap();
+        assert!(all.iter().all(|element| element.iter().all(|n| *n == element[0])), "{all:?}");
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Queues {
+    short: Queue<u64>,
+    long: Queue<String>,
+    handles: Queue<Value<u64>>,
+}
+
+impl Scenario for Queues {
+    fn make() -> Self {
+        let (short, long) = (Queue::new(3).unwrap(), Queue::new(2).unwrap());
+        Self { short, long, handles: Queue::new(4).unwrap() }
+    }
+    fn work(self, number: usize) {
+        let soon = Duration::from_millis(20);
+        for round in 0..12u64 {
+            let _ = self.short.put_timeout(number as u64 * 100 + round, soon);
+            if (round as usize + number) % 4 == 0 {
+                linger();
+            }
+            let _ = self.long.try_put(text(round, [2, 900][round as usize % 2]));
+            let _ = self.handles.try_put(Value::new(7).unwrap());
+            let _ = self.short.get_timeout(soon);
+            if let Ok(value) = self.long.try_get() {
+                assert!(is_whole(&value));
+            }
+            if let Ok(value) = self.handles.try_get() {
+                assert_eq!(value.load(), 7);
+            }
+        }
+    }
+    fn check(&self) {
+        self.short.check_invariants().unwrap();
+        self.long.check_invariants().unwrap();
+        self.handles.check_invariants().unwrap();
+        let rest: Vec<u64> = std::iter::from_fn(|| self.short.try_get().ok()).collect();
+        let distinct: HashSet<u64> = rest.iter().copied().collect();
+        assert_eq!(distinct.len(), rest.len(), "something was delivered twice");
+        while let Ok(value) = self.long.try_get() {
+            assert!(is_whole(&value));
+        }
+        while let Ok(value) = self.handles.try_get() {
+            assert_eq!(value.load(), 7);
+        }
+        // As many go in and come out as when it was new.
+        for value in 0..3 {
+            self.short.try_put(value).unwrap();
+        }
+        assert!(self.short.try_put(3).unwrap_err().is_full());
+        for value in 0..3 {
+            assert_eq!(self.short.try_get().unwrap(), value);
+        }
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Joinables {
+    again: JoinableQueue<String>,
+    dropping: JoinableQueue<Value<u64>>,
+}
+
+impl Scenario for Joinables {
+    fn make() -> Self {
+        let dropping = JoinableQueue::with_policy(4, OnDeath::Drop).unwrap();
+        Self { again: JoinableQueue::new(8).unwrap(), dropping }
+    }
+    fn work(self, number: usize) {
+        for round in 0..8u64 {
+            let _ = self.again.try_put(text(round, [2, 900][round as usize % 2]));
+            let _ = self.dropping.try_put(Value::new(7).unwrap());
+            if (round as usize + number) % 3 == 0 {
+                linger();
+            }
+            if let Ok(value) = self.again.get_timeout(Duration::from_millis(5)) {
+                assert!(is_whole(&value));
+                self.again.task_done().unwrap();
+            }
+            if let Ok(value) = self.dropping.try_get() {
+                assert_eq!(value.load(), 7);
+                self.dropping.task_done().unwrap();
+            }
+        }
+    }
+    fn check(&self) {
+        self.again.check_invariants().unwrap();
+        self.dropping.check_invariants().unwrap();
+        // What a dead worker had got is here again, or counts as done.
+        while let Ok(value) = self.again.try_get() {
+            assert!(is_whole(&value));
+            self.again.task_done().unwrap();
+        }
+        while self.dropping.try_get().is_ok() {
+            self.dropping.task_done().unwrap();
+        }
+        assert!(self.again.join_timeout(Duration::from_secs(5)), "{:?}", self.again);
+        assert!(self.dropping.join_timeout(Duration::from_secs(5)), "{:?}", self.dropping);
+        assert!(self.again.task_done().is_err());
+    }
+}
+
+/// Workers make pipes, and send ends to one another.
+#[derive(Clone, Serialize, Deserialize)]
+struct Pipes(Queue<RecvEnd<String>>);
+
+impl Scenario for Pipes {
+    fn make() -> Self {
+        Self(Queue::new(4).unwrap())
+    }
+    fn work(self, _: usize) {
+        for round in 0..6u64 {
+            let (sender, receiver) = one_way().unwrap();
+            if self.0.try_put(receiver).is_ok() {
+                let _ = sender.send(text(round, [2, 900][round as usize % 2]));
+            }
+            drop(sender);
+            if let Ok(receiver) = self.0.try_get() {
+                // The sender has sent one or died before; either way it ends.
+                while let Ok(value) = receiver.recv() {
+                    assert!(is_whole(&value));
+                }
+            }
+        }
+    }
+    fn check(&self) {
+        while let Ok(receiver) = self.0.try_get() {
+            while let Ok(value) = receiver.recv() {
+                assert!(is_whole(&value));
+            }
+        }
+    }
+}
+
+fn walk_by_name(name: &str) -> Vec<&'static str> {
+    let expected = EXPECTED.iter().find(|(scenario, _)| *scenario == name);
+    let expected = expected.map_or(&[][..], |(_, prefixes)| prefixes);
+    match name {
+        "dicts" => walk::<Dicts>("stripe.", expected),
+        "lists" => walk::<Lists>("stripe.", expected),
+        "arrays" => walk::<Arrays>("stripe.", expected),
+        "queues" => walk::<Queues>("stripe.", expected),
+        "joinables" => walk::<Joinables>("stripe.", expected),
+        "pipes" => walk::<Pipes>("stripe.", expected),
+        other => panic!("no scenario {other}"),
+    }
+}
+
+/// Not a test of its own: the program that the tests below run, once for each type.
+#[test]
+fn child_program() {
+    let Some(role) = role() else { return };
+    let _dog = watchdog(300);
+    match role.as_str() {
+        "twice" => killed_twice(),
+        name => println!("reached: {}", walk_by_name(name).join(" ")),
+    }
+}
+
+/// The points that each type must have been killed at.
+const EXPECTED: &[(&str, &[&str])] = &[
+    ("dicts", &["stripe.l", "stripe.u", "heap.", "entry.", "dict."]),
+    ("lists", &["list."]),
+    ("arrays", &["array."]),
+    ("queues", &["queue."]),
+    ("joinables", &["joinable.a", "joinable.t", "joinable.c"]),
+    ("pipes", &["pipe."]),
+];
+
+#[test]
+fn every_point_of_every_type_may_be_the_last_of_a_worker() {
+    walk_all(EXPECTED);
+}
+
+/// Kills a worker in the middle of a change, and then the one that is about to repair it, or to deal with
+/// what it had taken.
+fn killed_twice() {
+    let pool = Pool::builder().workers(WORKERS).name("walk").build().unwrap();
+    fault::spare_this_process();
+    let mut repairs = 0;
+    let firsts = ["entry.published", "entry.taken-over", "heap.added", "list.moved", "dict.grown"];
+    for (round, first) in firsts.iter().cycle().take(60).enumerate() {
+        let (dicts, lists) = (Dicts::make(), Lists::make());
+        fault::arm_both(first, round as u32 % 7, Some("stripe.repaired")).unwrap();
+        run(&pool, &dicts);
+        run(&pool, &lists);
+        repairs += usize::from(fault::fired() == Some("stripe.repaired"));
+        fault::disarm();
+        wait_until("the dead are settled", || pool.check_invariants().is_ok());
+        dicts.check();
+        lists.check();
+    }
+    for second in ["joinable.redelivering", "joinable.reclaimed"] {
+        let mut reached = 0;
+        for round in 0..60 {
+            let joinables = Joinables::make();
+            fault::arm_both("joinable.taken", round % 5, Some(second)).unwrap();
+            run(&pool, &joinables);
+            reached += usize::from(fault::fired() == Some(second));
+            fault::disarm();
+            wait_until("the dead are settled", || pool.check_invariants().is_ok());
+            joinables.check();
+        }
+        assert!(reached > 0, "nobody died at {second}");
+    }
+    assert!(repairs > 0, "nobody died while repairing");
+    pool.shutdown().unwrap();
+    println!("repairs interrupted: {repairs}");
+}
+
+#[test]
+fn whoever_repairs_may_die_too() {
+    succeeds("twice");
+}

@@ -1,0 +1,161 @@
+//! Walking a type through fault points: a worker is killed exactly there, and everybody else goes on.
+//!
+//! For each type, three workers use one object in ways that pass its points. Over and over a point is
+//! armed, with some passes let through so that each role is hit, and one worker dies there. Then the
+//! others must have come to their end, the object must be as good as new, and, once the handles are
+//! dropped, nothing may be left of it. The user's process is spared.
+
+use super::*;
+use procpool::sync::*;
+use procpool::{Pool, TaskHandle, fault};
+use serde::{Deserialize, Serialize};
+
+pub(crate) const WORKERS: usize = 3;
+
+/// Longer than anybody looks before sleeping, so that those who wait sleep.
+pub(crate) fn linger() {
+    std::thread::sleep(Duration::from_micros(300));
+}
+
+/// One object of a type under test, used by workers.
+pub(crate) trait Scenario: Serialize + for<'de> Deserialize<'de> + Clone + 'static {
+    fn make() -> Self;
+    /// What worker `number` does with it.
+    fn work(self, number: usize);
+    /// What the user's process does, again and again, until the workers have ended: whatever a dead
+    /// one would have done so that the others need not wait.
+    fn nudge(&self) {}
+    /// That the object is as good as new.
+    fn check(&self);
+}
+
+/// Lets the workers do their work; how many of them were lost.
+pub(crate) fn run<S: Scenario>(pool: &Pool, object: &S) -> usize {
+    let work = |(object, number): (S, usize)| {
+        S::work(object.clone(), number);
+        // The result carries the object back.
+        object
+    };
+    let tasks: Vec<TaskHandle<S>> =
+        (0..WORKERS).map(|n| pool.submit(work, (object.clone(), n)).unwrap()).collect();
+    while tasks.iter().any(|task| !task.is_finished()) {
+        object.nudge();
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let mut lost = 0;
+    for task in tasks {
+        match task.join() {
+            Ok(back) => back.check_is_alive(),
+            Err(error) if error.is_worker_lost() => lost += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    lost
+}
+
+trait CheckIsAlive {
+    fn check_is_alive(&self);
+}
+
+impl<S: Scenario> CheckIsAlive for S {
+    fn check_is_alive(&self) {
+        drop(self.clone());
+    }
+}
+
+/// Tries to come to a point that a type must pass. Which worker waits, gives and wakes is chance.
+const TRIES: usize = 100;
+
+/// Walks a type through the points from the first that begins with `first` on; those that killed
+/// somebody. It tries hard for those that begin with one of `expected`.
+pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static str> {
+    let pool = Pool::builder().workers(WORKERS).name("walk").build().unwrap();
+    fault::spare_this_process();
+    // Tables have grown as far as they will: objects, holdings, and threads that wait.
+    Event::new().unwrap().wait_timeout(Duration::from_micros(1));
+    for _ in 0..20 {
+        let object = S::make();
+        assert_eq!(run(&pool, &object), 0);
+        object.check();
+    }
+    let before = (fault::objects(), pool.stats().arena_used_bytes);
+    let points: Vec<&str> =
+        fault::POINTS.iter().copied().skip_while(|point| !point.starts_with(first)).collect();
+    let (mut reached, mut killed) = (Vec::new(), 0);
+    let only = std::env::var("PROCPOOL_FAULT_POINT").ok();
+    for point in points {
+        if only.as_ref().is_some_and(|only| only != point) {
+            continue;
+        }
+        let must = expected.iter().any(|prefix| point.starts_with(prefix));
+        let mut tries = if must { TRIES } else { 1 };
+        let mut skips = [0, 1, 2, 5, 13].into_iter().peekable();
+        while let Some(skip) = skips.peek().copied() {
+            let object = S::make();
+            fault::arm(point, skip).unwrap();
+            let lost = run(&pool, &object);
+            let fired = fault::fired().is_some();
+            fault::disarm();
+            assert!(fired || lost == 0, "{point} {skip}: {lost} lost and nobody killed");
+            // Between a worker's result and its next task it dies without costing a task.
+            assert!(lost <= 1, "{point} {skip}: {lost} tasks lost with one worker");
+            wait_until("the dead one is settled", || pool.check_invariants().is_ok());
+            wait_until("the dead one is replaced", || {
+                let stats = pool.stats();
+                stats.workers_lost == killed + u64::from(fired)
+                    && stats.workers_started == WORKERS as u64 + stats.workers_lost
+            });
+            killed += u64::from(fired);
+            object.check();
+            assert_eq!(run(&pool, &object), 0, "{point} {skip}");
+            object.check();
+            drop(object);
+            let after = || (fault::objects(), pool.stats().arena_used_bytes);
+            let limit = std::time::Instant::now() + Duration::from_secs(5);
+            while after() != before {
+                assert!(
+                    std::time::Instant::now() < limit,
+                    "{point} {skip}: objects, holdings and bytes were {before:?} and are {:?}",
+                    after()
+                );
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if fired {
+                reached.push(point);
+                tries = 1;
+                skips.next();
+                continue;
+            }
+            tries -= 1;
+            if tries == 0 {
+                break;
+            }
+        }
+    }
+    pool.shutdown().unwrap();
+    reached.dedup();
+    reached
+}
+
+/// Has every scenario walked in a program of its own, and checks that each was killed at all points
+/// that begin with one of its prefixes.
+pub(crate) fn walk_all(scenarios: &[(&str, &[&str])]) {
+    let _dog = watchdog(900);
+    let folder = tempfile::tempdir().unwrap();
+    let only = std::env::var("PROCPOOL_FAULT_SCENARIO").ok();
+    for (scenario, prefixes) in scenarios {
+        if only.as_ref().is_some_and(|only| only != scenario) {
+            continue;
+        }
+        let (status, text, errors) = run_to_end(&mut program_in_role(scenario, folder.path()));
+        assert!(status.success(), "{scenario}: {text}{errors}");
+        let reached = text.split("reached: ").nth(1).unwrap_or_default();
+        let reached: Vec<&str> = reached.lines().next().unwrap_or_default().split(' ').collect();
+        let expected = fault::POINTS
+            .iter()
+            .filter(|point| prefixes.iter().any(|prefix| point.starts_with(prefix)));
+        for point in expected {
+            assert!(reached.contains(point), "{scenario} never dies at {point}: {reached:?}");
+        }
+    }
+}
