@@ -15,6 +15,26 @@ fn append(bytes: &[MaybeUninit<u8>], into: &mut Vec<u8>) {
     into.extend_from_slice(unsafe { &*(std::ptr::from_ref(bytes) as *const [u8]) });
 }
 
+/// Whether values of a type are numbers, which are kept as they are.
+#[inline]
+pub(crate) fn is_number<T: 'static>() -> bool {
+    plain::is_number::<T>()
+}
+
+/// Whether values of a type are numbers or vectors of them: no code of the user's is needed to read one.
+#[inline]
+pub(crate) fn is_plain<T: 'static>() -> bool {
+    plain::is_number::<T>() || plain::is_vector::<T>()
+}
+
+/// The bytes of such a value, which [`value_of`] reads.
+#[inline]
+pub(crate) fn plain_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
+    let bytes = plain::portable_bytes_of(value).or_else(|| plain::vector_bytes_of(value))?;
+    // SAFETY: numbers have no padding: every byte is initialised.
+    Some(unsafe { &*(std::ptr::from_ref(bytes) as *const [u8]) })
+}
+
 /// Appends the bytes of a key. Keys of types that borrow from one another have the same bytes.
 ///
 /// # Errors
@@ -52,8 +72,8 @@ pub(crate) fn append_value<T: Serialize + 'static>(
     into: &mut Vec<u8>,
     carried: &mut Vec<Carried>,
 ) -> Result<(), String> {
-    if let Some(bytes) = plain::portable_bytes_of(value).or_else(|| plain::vector_bytes_of(value)) {
-        append(bytes, into);
+    if let Some(bytes) = plain_bytes(value) {
+        into.extend_from_slice(bytes);
         return Ok(());
     }
     let bytes = std::mem::take(into);

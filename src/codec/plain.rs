@@ -65,6 +65,13 @@ macro_rules! is_one_of {
             None
         }
 
+        /// Whether `T` is a vector of plain numbers.
+        #[inline(always)]
+        pub(crate) fn is_vector<T: 'static>() -> bool {
+            let id = TypeId::of::<T>();
+            $(id == TypeId::of::<Vec<$scalar>>())||*
+        }
+
         /// A vector of plain numbers from its bytes, if `T` is one.
         #[inline(always)]
         fn vector_from<T: 'static>(bytes: &[u8]) -> Read<T> {
@@ -125,6 +132,12 @@ pub(crate) fn from_bytes<T: 'static>(bytes: &[u8]) -> Read<T> {
         return Read::Value(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() });
     }
     vector_from(bytes)
+}
+
+/// Whether `T` is a number.
+#[inline(always)]
+pub(crate) fn is_number<T: 'static>() -> bool {
+    is_scalar::<T>()
 }
 
 /// As [`bytes_of`], for numbers alone (R4).

@@ -41,7 +41,7 @@ const OWNER_DIED: u32 = 2;
 /// See the module documentation.
 #[derive(Debug)]
 #[repr(C, align(64))]
-struct ArrayState {
+pub(super) struct ArrayState {
     lock: RobustMutex,
     length: AtomicU64,
     journal: AtomicU64,
@@ -85,6 +85,7 @@ impl<T: Plain> Array<T> {
         kind: Kind::Array,
         value_bytes: size_of::<T>(),
         value_align: align_of::<T>(),
+        encoded: false,
         may_be_given_up: is_not_held_here,
     };
 }
@@ -402,6 +403,13 @@ impl<T: Plain> Array<T> {
     /// Declares the array sound again after a panic.
     pub fn clear_poison(&self) {
         self.state().condition.fetch_and(!POISONED, Relaxed);
+    }
+}
+
+impl ArrayState {
+    /// Takes a dead process's name out of `holder`: its participant id may become another's.
+    pub(super) fn forget_holder(&self, dead: u32) {
+        let _ = self.holder.compare_exchange(dead, 0, Relaxed, Relaxed);
     }
 }
 

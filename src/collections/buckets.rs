@@ -12,7 +12,7 @@
 //! # Rules
 //! R1. The words are the truth about what the map contains. One store into one of them adds, replaces
 //!     or removes an entry. `count` (entries) and `used` (words that are not EMPTY) are caches.
-//! R2. At most three quarters of the words are used, so that a search ends. Before there would be more,
+//! R2. At most four fifths of the words are used, so that a search ends. Before there would be more,
 //!     the entries' words are copied to a new block, twice as large unless many were REMOVED; one store
 //!     replaces the old block.
 //!
@@ -64,14 +64,18 @@ pub(super) enum Place<'a> {
 }
 
 impl MapStripe {
+    /// The block of the index, and the logarithm of how many places it has.
     #[inline]
-    fn words<'a>(&self, arena: &'a Arena) -> Option<&'a [AtomicU64]> {
+    pub(super) fn index(&self) -> Option<(u64, u32)> {
         let index = self.index.load(Relaxed);
         let log = index & LOG_MASK;
-        if index == 0 || log >= u64::from(OFFSET_BITS) {
-            return None;
-        }
-        arena.slice_at(Offset::new(index & !LOG_MASK), 1 << log)
+        (index != 0 && log < u64::from(OFFSET_BITS)).then_some((index & !LOG_MASK, log as u32))
+    }
+
+    #[inline]
+    fn words<'a>(&self, arena: &'a Arena) -> Option<&'a [AtomicU64]> {
+        let (block, log) = self.index()?;
+        arena.slice_at(Offset::new(block), 1 << log)
     }
 
     /// Looks for a key. While the stripe is not locked, `None` is for what makes no sense.
@@ -119,8 +123,13 @@ impl MapStripe {
     pub(super) fn each_part(&self, arena: &Arena, visit: &mut dyn FnMut(Part)) {
         self.stripe.heap.each_page(arena, |page| visit(Part::Block(page)));
         self.each_entry(arena, |entry, _| entry.each_part(visit));
-        if let index @ 1.. = self.index.load(Relaxed) {
-            visit(Part::Block(index & !LOG_MASK));
+        self.each_part_of_index(visit);
+    }
+
+    /// Visits what is reachable without entries.
+    pub(super) fn each_part_of_index(&self, visit: &mut dyn FnMut(Part)) {
+        if let Some((block, _)) = self.index() {
+            visit(Part::Block(block));
         }
     }
 
@@ -137,31 +146,36 @@ impl MapStripe {
     /// Makes nobody's what is reachable, and the caches anew: the last one to change it has died.
     pub(super) fn repair(&self, changing: &Changing<'_>) {
         let arena = changing.arena;
-        if let index @ 1.. = self.index.load(Relaxed) {
-            arena.set_owner(index & !LOG_MASK, ParticipantId::NOBODY);
+        if let Some((block, _)) = self.index() {
+            arena.set_owner(block, ParticipantId::NOBODY);
         }
         let mut count = 0;
         self.each_entry(arena, |entry, _| {
             entry.adopt();
             count += 1;
         });
-        self.count.store(count, Relaxed);
         let words = self.words(arena).unwrap_or_default();
         let used = words.iter().filter(|word| word.load(Relaxed) != EMPTY).count();
-        self.used.store(used as u64, Relaxed);
+        self.set_counts(count, used as u64);
         changing.rebuild_heap(&self.slots_in_use(arena));
+    }
+
+    /// The logarithm of how many places there must be for one more to be used; `None` if there are enough
+    /// (R2).
+    pub(super) fn needs_room(&self, places: usize) -> Option<u32> {
+        if self.used.load(Relaxed) < places as u64 / 5 * 4 {
+            return None;
+        }
+        let needed = (self.count.load(Relaxed) + 1) * 2;
+        Some(needed.next_power_of_two().ilog2().max(WORDS_LOG_MIN))
     }
 
     /// Makes sure that one more word may be used. Whatever was found before is out of date if it
     /// returns `true`.
     pub(super) fn make_room(&self, changing: &Changing<'_>) -> Result<bool, Error> {
         let arena = changing.arena;
-        let old = self.words(arena).unwrap_or_default();
-        if self.used.load(Relaxed) + 1 <= old.len() as u64 / 4 * 3 {
-            return Ok(false);
-        }
-        let needed = (self.count.load(Relaxed) + 1) * 2;
-        let log = needed.next_power_of_two().ilog2().max(WORDS_LOG_MIN);
+        let places = self.words(arena).map_or(0, <[_]>::len);
+        let Some(log) = self.needs_room(places) else { return Ok(false) };
         let block = arena.allocate(8 << log, own_id())?.offset;
         let new = arena.slice_at::<AtomicU64>(Offset::new(block), 1 << log).unwrap_or_default();
         new.iter().for_each(|word| word.store(EMPTY, Relaxed));
@@ -173,17 +187,28 @@ impl MapStripe {
             }
             new[at].store(place.load(Relaxed), Relaxed);
         });
-        let before = self.index.load(Relaxed);
-        arena.set_owner(before & !LOG_MASK, own_id());
+        self.replace_index(changing, block, log);
+        Ok(true)
+    }
+
+    /// Puts another index in place of the one that is there: one store.
+    pub(super) fn replace_index(&self, changing: &Changing<'_>, block: u64, log: u32) {
+        let arena = changing.arena;
+        let before = self.index().map_or(0, |(block, _)| block);
+        arena.set_owner(before, own_id());
         fault::point("dict.growing");
         self.index.store(block | u64::from(log), Release);
         fault::point("dict.grown");
         arena.set_owner(block, ParticipantId::NOBODY);
         self.used.store(self.count.load(Relaxed), Relaxed);
         if before != 0 {
-            arena.free(before & !LOG_MASK);
+            arena.free(before);
         }
-        Ok(true)
+    }
+
+    pub(super) fn set_counts(&self, count: u64, used: u64) {
+        self.count.store(count, Relaxed);
+        self.used.store(used, Relaxed);
     }
 
     /// Counts an entry that was put into `place`, which held `before`.
@@ -201,25 +226,23 @@ impl MapStripe {
     }
 
     /// Cuts off everything at once, and frees the memory.
-    pub(super) fn clear(&self, changing: &Changing<'_>) {
+    pub(super) fn clear(&self, changing: &Changing<'_>, has_entries: bool) {
         let arena = changing.arena;
-        let index = self.index.load(Relaxed);
-        if index == 0 {
-            return;
-        }
+        let Some((block, _)) = self.index() else { return };
         let mut removed = Vec::new();
-        self.each_entry(arena, |entry, _| {
-            if entry.has_block() {
-                removed.push(changing.take_over(&entry));
-            }
-        });
-        arena.set_owner(index & !LOG_MASK, own_id());
+        if has_entries {
+            self.each_entry(arena, |entry, _| {
+                if entry.has_block() {
+                    removed.push(changing.take_over(&entry));
+                }
+            });
+        }
+        arena.set_owner(block, own_id());
         fault::point("dict.clearing");
         self.index.store(0, Release);
         fault::point("dict.cleared");
-        self.count.store(0, Relaxed);
-        self.used.store(0, Relaxed);
-        arena.free(index & !LOG_MASK);
+        self.set_counts(0, 0);
+        arena.free(block);
         changing.free_pages();
         for removed in removed {
             drop(changing.discard(removed));
@@ -246,14 +269,18 @@ impl MapStripe {
         });
         let words = self.words(arena).unwrap_or_default();
         let used = words.iter().filter(|word| word.load(Relaxed) != EMPTY).count() as u64;
-        let (counted, counted_used) = (self.count.load(Relaxed), self.used.load(Relaxed));
-        if (count, used) != (counted, counted_used) {
-            return Err(format!(
-                "{count} entries in {used} words are counted as {counted} in {counted_used}"
-            ));
-        }
+        self.check_counts((count, used))?;
         wrong.map_or(Ok(()), Err)?;
         changing.check_heap(&self.slots_in_use(arena))?;
         super::keep::check_parts(arena, |visit| self.each_part(arena, visit))
+    }
+
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn check_counts(&self, real: (u64, u64)) -> Result<(), String> {
+        let counted = (self.count.load(Relaxed), self.used.load(Relaxed));
+        if counted == real {
+            return Ok(());
+        }
+        Err(format!("{real:?} entries and words are counted as {counted:?}"))
     }
 }

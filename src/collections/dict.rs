@@ -1,8 +1,9 @@
 //! A dictionary that processes share.
 
 use super::map::{Changed, Expected, Found, MapState, STRIPES};
+use super::pairs::PairBytes;
 use super::scratch::{Scratch, with_scratch};
-use crate::codec::kept::{append_key, append_value, key_of, value_of};
+use crate::codec::kept::{append_key, append_value, is_number, key_of, value_of};
 use crate::error::{Error, crossing as type_and};
 use crate::sync::crossing::crossing;
 use crate::sync::handle::{Handle, Parts};
@@ -57,6 +58,13 @@ const PARTS: Parts = Parts::of(Kind::Dict);
 
 crossing!(Dict<K: Kept, V: Kept>, PARTS);
 
+/// How long keys and values are, if they are numbers of at most 8 bytes.
+fn pair_bytes<K: 'static, V: 'static>() -> Option<PairBytes> {
+    let bytes = PairBytes { key: size_of::<K>(), value: size_of::<V>() };
+    let numbers = is_number::<K>() && is_number::<V>();
+    (numbers && bytes.key <= 8 && bytes.value <= 8).then_some(bytes)
+}
+
 fn cannot<T>(doing: &str, why: String) -> Error {
     Error::invalid(format!("cannot {doing} {}", type_and::<T>(why)))
 }
@@ -85,7 +93,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     /// # Errors
     /// The arena is full, or cannot be made.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { handle: MapState::create(&PARTS)?, of: PhantomData })
+        Ok(Self { handle: MapState::create(&PARTS, pair_bytes::<K, V>())?, of: PhantomData })
     }
 
     /// The value of a key: a copy.

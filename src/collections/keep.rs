@@ -1,5 +1,6 @@
 //! What the arena's keeper (`shm/keeper.rs`) is told of collections.
 
+use super::array::ArrayState;
 use super::map::MapState;
 use super::sequence::SequenceState;
 use crate::shm::keeper::Part;
@@ -32,6 +33,15 @@ pub(crate) fn each_part(
         _ => return false,
     }
     true
+}
+
+/// Brings a collection in order of which a dead process held a handle.
+pub(crate) fn settle(arena: &Arena, object: Described, dead: ParticipantId) {
+    if object.kind == Kind::Array as u32
+        && let Some(array) = arena.at(Offset::<ArrayState>::new(object.block))
+    {
+        array.forget_holder(dead.to_raw() as u32);
+    }
 }
 
 /// Checks that what is reachable is nobody's, and reachable once.

@@ -2,10 +2,11 @@
 //!
 //! # Shared state
 //! A seed for the hash of the keys (XXH3), and stripes; the upper bits of a key's hash name its stripe.
-//! Each stripe is a map of its own: `buckets.rs`, `stripe.rs`.
+//! Each stripe is a map of its own: `buckets.rs`, or `pairs.rs` for numbers; and `stripe.rs`.
 
 use super::buckets::{MapStripe, Place, word_of};
 use super::entry::{CarriedBy, Entry, NewEntry};
+use super::pairs::PairBytes;
 use super::stripe::Changing;
 use crate::error::Error;
 use crate::prim::{AtomicU64, Relaxed};
@@ -25,6 +26,8 @@ const STRIPE_SHIFT: u32 = u64::BITS - STRIPES.ilog2();
 #[repr(C)]
 pub(crate) struct MapState {
     seed: AtomicU64,
+    /// How long keys and values are that are numbers (`pairs.rs`); 0 if they are entries.
+    pair_bytes: AtomicU64,
     stripes: [MapStripe; STRIPES],
 }
 
@@ -38,6 +41,17 @@ pub(super) enum Expected<'a> {
     Anything,
     Missing,
     Bytes(&'a [u8]),
+}
+
+impl Expected<'_> {
+    /// Whether it is so: there was an entry, with this value.
+    pub(super) fn is_met(self, had: bool, before: &[u8]) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Missing => !had,
+            Self::Bytes(bytes) => had && before == bytes,
+        }
+    }
 }
 
 /// What a change found and did.
@@ -85,8 +99,9 @@ impl Snapshot {
 const CHECKED_BYTES: usize = 1024;
 
 impl MapState {
-    pub(super) fn create(parts: &Parts) -> Result<Handle<Self>, Error> {
+    pub(super) fn create(parts: &Parts, pair: Option<PairBytes>) -> Result<Handle<Self>, Error> {
         Handle::create(parts, None, |state: &Self| {
+            state.pair_bytes.store(pair.map_or(0, PairBytes::to_raw), Relaxed);
             state.seed.store(RandomState::new().build_hasher().finish(), Relaxed);
             for stripe in &state.stripes {
                 #[allow(unsafe_code)] // As the comment says.
@@ -104,6 +119,23 @@ impl MapState {
     }
 
     #[inline]
+    fn pair(&self) -> Option<PairBytes> {
+        PairBytes::from_raw(self.pair_bytes.load(Relaxed))
+    }
+
+    /// Makes a stripe anew whose last changer has died.
+    fn repair(&self, stripe: &MapStripe, changing: &Changing<'_>) {
+        match self.pair() {
+            Some(_) => stripe.repair_pairs(changing),
+            None => stripe.repair(changing),
+        }
+    }
+
+    fn lock<'a>(&'a self, arena: &'a Arena, stripe: &'a MapStripe) -> Changing<'a> {
+        stripe.stripe.change(arena, |changing| self.repair(stripe, changing))
+    }
+
+    #[inline]
     fn stripe(&self, hash: u64) -> &MapStripe {
         &self.stripes[(hash >> STRIPE_SHIFT) as usize]
     }
@@ -114,9 +146,23 @@ impl MapState {
         let hash = self.hash(key);
         let stripe = self.stripe(hash);
         let start = into.len();
+        let repair = |changing: &Changing<'_>| self.repair(stripe, changing);
+        if let Some(pair) = self.pair() {
+            if key.len() != pair.key {
+                return Err(wrong_key(key.len(), pair.key));
+            }
+            let look = |_: &dyn Fn() -> bool| stripe.get_pair(arena, key, hash);
+            return match stripe.stripe.read(arena, repair, look).ok_or_else(broken)? {
+                Some(value) => {
+                    pair.append_value(value, into);
+                    Ok(Found::Value { carries: false })
+                }
+                None => Ok(Found::Nothing),
+            };
+        }
         let found = stripe.stripe.read(
             arena,
-            |changing| stripe.repair(changing),
+            repair,
             |is_same| {
                 into.truncate(start);
                 match stripe.search(arena, key, hash)? {
@@ -146,28 +192,32 @@ impl MapState {
     ) -> Result<Changed<'a>, Error> {
         let hash = self.hash(key);
         let stripe = self.stripe(hash);
+        if let Some(pair) = self.pair() {
+            if key.len() != pair.key || new.is_some_and(|(value, _)| value.len() != pair.value) {
+                return Err(wrong_key(key.len(), pair.key));
+            }
+            let changing = self.lock(arena, stripe);
+            let new = new.map(|(value, _)| value);
+            let changed = stripe.change_pair(&changing, (key, hash), pair, new, expected, before);
+            return changed.unwrap_or_else(|| Err(broken()));
+        }
         let new = match new {
             Some((value, carried)) => {
                 Some(NewEntry::prepare(arena, key, hash as u32, value, carried)?)
             }
             None => None,
         };
-        let changing = stripe.stripe.change(arena, |changing| stripe.repair(changing));
+        let changing = self.lock(arena, stripe);
         let mut place = stripe.search(arena, key, hash).ok_or_else(broken)?;
         let mut changed = Changed { done: false, had: false, removed: None };
         if let Place::Found(entry, _) = place {
             changed.had = true;
             entry.load_value(before).ok_or_else(broken)?;
         }
-        let as_expected = match expected {
-            Expected::Anything => true,
-            Expected::Missing => !changed.had,
-            Expected::Bytes(bytes) => changed.had && before == bytes,
-        };
-        if !as_expected {
+        changed.done = expected.is_met(changed.had, before);
+        if !changed.done {
             return Ok(changed);
         }
-        changed.done = true;
         let Some(new) = new else {
             if let Place::Found(entry, at) = place {
                 let removed = changing.take_over(&entry);
@@ -210,8 +260,7 @@ impl MapState {
 
     pub(super) fn clear(&self, arena: &Arena) {
         for stripe in &self.stripes {
-            let changing = stripe.stripe.change(arena, |changing| stripe.repair(changing));
-            stripe.clear(&changing);
+            stripe.clear(&self.lock(arena, stripe), self.pair().is_none());
         }
     }
 
@@ -221,10 +270,14 @@ impl MapState {
         let mut snapshot = Snapshot::default();
         let read = stripe.stripe.read(
             arena,
-            |changing| stripe.repair(changing),
+            |changing| self.repair(stripe, changing),
             |is_same| {
                 snapshot.bytes.clear();
                 snapshot.ends.clear();
+                if let Some(pair) = self.pair() {
+                    stripe.each_pair(arena, |key, value| snapshot.add_pair(pair, key, value));
+                    return Some(());
+                }
                 let mut whole = true;
                 stripe.each_entry(arena, |entry, _| whole = whole && snapshot.add(&entry, is_same));
                 whole.then_some(())
@@ -242,7 +295,10 @@ impl MapState {
     ) {
         for stripe in &self.stripes {
             if stripe.stripe.is_changed_by(changed_by) {
-                stripe.each_part(arena, visit);
+                match self.pair() {
+                    Some(_) => stripe.each_part_of_index(visit),
+                    None => stripe.each_part(arena, visit),
+                }
             }
         }
     }
@@ -251,14 +307,23 @@ impl MapState {
     #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check(&self, arena: &Arena) -> Result<(), String> {
         self.stripes.iter().try_for_each(|stripe| {
-            let changing: Changing<'_> =
-                stripe.stripe.change(arena, |changing| stripe.repair(changing));
-            stripe.check(&changing, |key| self.hash(key))
+            let changing = self.lock(arena, stripe);
+            match self.pair() {
+                Some(pair) => stripe.check_pairs(arena, pair, |key| self.hash(key)),
+                None => stripe.check(&changing, |key| self.hash(key)),
+            }
         })
     }
 }
 
 impl Snapshot {
+    fn add_pair(&mut self, pair: PairBytes, key: u64, value: u64) {
+        self.bytes.extend_from_slice(&key.to_ne_bytes()[..pair.key]);
+        let key_end = self.bytes.len();
+        pair.append_value(value, &mut self.bytes);
+        self.ends.push((key_end, self.bytes.len(), false));
+    }
+
     fn add(&mut self, entry: &Entry<'_>, is_same: &dyn Fn() -> bool) -> bool {
         let bytes = entry.key_bytes().saturating_add(entry.value_bytes());
         if bytes > CHECKED_BYTES && !is_same() {
@@ -274,6 +339,13 @@ impl Snapshot {
         self.ends.push((key_end, self.bytes.len(), entry.stored() != 0));
         true
     }
+}
+
+#[cold]
+fn wrong_key(bytes: usize, expected: usize) -> Error {
+    Error::invalid(format!(
+        "a key of {bytes} bytes in a map of numbers of {expected}: the handle is of another type"
+    ))
 }
 
 #[cold]

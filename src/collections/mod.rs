@@ -28,6 +28,7 @@ pub(crate) mod keep;
 pub(crate) mod list;
 mod map;
 pub(crate) mod namespace;
+mod pairs;
 pub(crate) mod scratch;
 mod sequence;
 pub(crate) mod stripe;

@@ -55,7 +55,7 @@ impl Namespace {
     /// # Errors
     /// The arena is full, or cannot be made.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { handle: MapState::create(&PARTS)? })
+        Ok(Self { handle: MapState::create(&PARTS, None)? })
     }
 
     /// Holds the namespace of this name.

@@ -13,7 +13,8 @@
 //!     they are taken over *before* the cell says TAKEN (in place of the length), which commits, and
 //!     while it is TAKING. An EMPTY cell has neither. So a claimer that dies leaves them to be found.
 //! R2. A value without a block and a list is taken by the swap to EMPTY.
-//! R3. No code of the user runs while a cell is claimed.
+//! R3. No code of the user runs while a cell is claimed: but for numbers and vectors of them, values are
+//!     encoded before and decoded after.
 //!
 //! # If a process dies
 //! FILLING: the value is dropped, it was not put. TAKING and not TAKEN: the value is given back in its
@@ -24,6 +25,8 @@
 //! Values leave in the order in which their cells were claimed. Who waits is advised first come, first
 //! served; one that comes just then may be faster.
 
+#![allow(unsafe_code)] // Reads and writes cells that are claimed.
+
 use super::cells::{Cells, Claim, Orphan};
 use crate::collections::entry::CarriedBy;
 use crate::error::Error;
@@ -31,7 +34,7 @@ use crate::prim::{AtomicU64, Relaxed, Release};
 use crate::shm::arena::own_id;
 use crate::shm::keeper::Part;
 use crate::shm::objects::Objects;
-use crate::shm::words::{load_bytes, store_bytes, words_for};
+use crate::shm::words::{bytes_alone, store_bytes_alone, words_for};
 use crate::shm::{Arena, Offset, ParticipantId, fault};
 use crate::sync::crossing::{self, Carried};
 use crate::sync::state::Death;
@@ -92,9 +95,11 @@ impl Drop for Message<'_> {
     }
 }
 
-/// A value that was taken; its bytes are in the caller's memory, or in a block.
+/// A value that was taken.
 #[derive(Debug)]
-pub(super) struct Taken<'a> {
+pub(super) struct Taken<'a, R> {
+    /// What was made of its bytes; `None` if they are in a block.
+    pub(super) read: Option<R>,
     pub(super) block: u64,
     pub(super) bytes: usize,
     /// What holds the objects whose handles it carries, and the block; to be dropped after decoding.
@@ -174,11 +179,9 @@ impl<'a> Buffer<'a> {
         if words_for(bytes.len()) > self.cells.cell_words - CELL_HEADER_WORDS {
             message.block = self.arena.allocate(bytes.len() as u64, own_id())?.offset;
             fault::point("queue.allocated");
-            let words = Offset::new(message.block);
-            store_bytes(
-                self.arena.slice_at(words, words_for(bytes.len())).unwrap_or_default(),
-                bytes,
-            );
+            let words = self.arena.slice_at(Offset::new(message.block), words_for(bytes.len()));
+            // SAFETY: the block is new and this process's own.
+            unsafe { store_bytes_alone(words.unwrap_or_default(), bytes) };
         }
         message.stored = crossing::send_along(carried, 0)?;
         Ok(message)
@@ -217,7 +220,8 @@ impl<'a> Buffer<'a> {
             first.store(about.to_raw(), Relaxed);
         }
         if block == 0 {
-            store_bytes(value, message.bytes);
+            // SAFETY: R1 of `cells.rs`: the cell is ours while it is FILLING.
+            unsafe { store_bytes_alone(value, message.bytes) };
         }
         fault::point("queue.filled");
         self.cells.fill(claim);
@@ -225,18 +229,18 @@ impl<'a> Buffer<'a> {
         Ok(())
     }
 
-    /// Takes the oldest value, if there is one; unless it is in a block, its bytes are appended to
-    /// `into`.
+    /// Takes the oldest value, if there is one; unless it is in a block, `read` gets its bytes, which
+    /// does with them what R3 allows.
     #[inline]
-    pub(super) fn try_get(&self, me: u32, into: &mut Vec<u8>) -> Option<Taken<'a>> {
+    pub(super) fn try_get<R>(&self, me: u32, read: impl FnOnce(&[u8]) -> R) -> Option<Taken<'a, R>> {
         let claim = self.cells.claim_full(u64::from(me))?;
         fault::point("queue.taking");
         let About { bytes, stored, block } = About::of(claim.words);
         let bytes = bytes as usize;
-        if block == 0 {
-            let value = &claim.words[CELL_HEADER_WORDS - 1..];
-            load_bytes(&value[..words_for(bytes).min(value.len())], bytes, into);
-        }
+        let read = (block == 0).then(|| {
+            // SAFETY: R1 of `cells.rs`: the cell is ours while it is TAKING.
+            read(unsafe { bytes_alone(&claim.words[CELL_HEADER_WORDS - 1..], bytes) })
+        });
         let carried = CarriedBy::new(self.arena, block, stored);
         if block != 0 || stored != 0 {
             self.take_over(claim, block, stored);
@@ -244,7 +248,7 @@ impl<'a> Buffer<'a> {
         fault::point("queue.taken");
         self.cells.empty(claim);
         fault::point("queue.emptied");
-        Some(Taken { block, bytes, carried })
+        Some(Taken { read, block, bytes, carried })
     }
 
     #[cold]

@@ -53,7 +53,7 @@ fn settle(locked: &Objects<'_>, described: Described, dead: ParticipantId) {
             }
         }
         JOINABLE => joinable::settle(arena, block, object, dead),
-        _ => {}
+        _ => collections::keep::settle(arena, described, dead),
     }
 }
 

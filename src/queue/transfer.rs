@@ -4,7 +4,7 @@
 
 use super::buffer::{Buffer, BufferState, NotPut, Taken};
 use super::errors::{GetError, PutError};
-use crate::codec::kept::{append_value, value_of};
+use crate::codec::kept::{append_value, is_plain, plain_bytes, value_of};
 use crate::collections::Kept;
 use crate::collections::scratch::{Scratch, with_scratch};
 use crate::error::{Error, crossing as type_and};
@@ -64,10 +64,15 @@ pub(super) fn encode<T: Kept>(value: &T, scratch: &mut Scratch) -> Result<(), Er
         .map_err(|why| Error::invalid(format!("cannot encode a value: {}", type_and::<T>(why))))
 }
 
-fn decode<T: Kept>(arena: &Arena, scratch: &Scratch, taken: Taken<'_>) -> Result<T, GetError> {
-    let value = match taken.block {
-        0 => decode_bytes(&scratch.before),
-        block => match arena.bytes_at(block, taken.bytes as u64) {
+fn decode<T: Kept>(
+    arena: &Arena,
+    scratch: &Scratch,
+    taken: Taken<'_, Option<Result<T, GetError>>>,
+) -> Result<T, GetError> {
+    let value = match (taken.read, taken.block) {
+        (Some(Some(value)), _) => value,
+        (Some(None), _) => decode_bytes(&scratch.before),
+        (None, block) => match arena.bytes_at(block, taken.bytes as u64) {
             // SAFETY: the bytes are inside the arena, and the block is this process's alone now.
             Some(start) => decode_bytes(unsafe {
                 std::slice::from_raw_parts(start.as_ptr(), taken.bytes)
@@ -91,8 +96,14 @@ impl Transfer<'_> {
     ) -> Result<(), PutError<T>> {
         let me = own_participant();
         let put = with_scratch(|scratch| -> Result<Option<Result<(), Ended>>, Error> {
-            encode(&value, scratch)?;
-            let mut message = self.buffer.prepare(&scratch.value, &scratch.carried)?;
+            let bytes = match plain_bytes(&value) {
+                Some(bytes) => bytes,
+                None => {
+                    encode(&value, scratch)?;
+                    &scratch.value
+                }
+            };
+            let mut message = self.buffer.prepare(bytes, &scratch.carried)?;
             let mut attempt = || match ended() {
                 Some(ended) => Some(Err(ended)),
                 None => match self.buffer.try_put(me, &mut message, || ended().is_some()) {
@@ -128,14 +139,23 @@ impl Transfer<'_> {
         let me = own_participant();
         with_scratch(|scratch| {
             let before = &mut scratch.before;
+            let mut take = || {
+                self.buffer.try_get(me, |bytes| {
+                    if is_plain::<T>() {
+                        return Some(decode_bytes(bytes));
+                    }
+                    before.clear();
+                    before.extend_from_slice(bytes);
+                    None
+                })
+            };
             let mut attempt = || {
-                before.clear();
-                if let Some(taken) = self.buffer.try_get(me, before) {
+                if let Some(taken) = take() {
                     return Some(Ok(taken));
                 }
                 let ended = ended()?;
                 // What was being put when it ended comes before the end.
-                match self.buffer.try_get(me, before) {
+                match take() {
                     Some(taken) => Some(Ok(taken)),
                     None => self.buffer.is_drained().then_some(Err(ended)),
                 }

@@ -76,6 +76,8 @@ pub(super) struct Header {
     pub(super) fault_spared: AtomicU32,
     /// Participants that nobody in the tree has started: one, unless other programs take part.
     pub(super) roots: AtomicU32,
+    /// Counts what is to have a number of its own.
+    numbers: AtomicU64,
     /// 1 once the owner of a named arena has been found dead.
     pub(super) orphaned: AtomicU32,
     pub(super) allocator: AllocatorState,
@@ -299,6 +301,11 @@ impl Arena {
 
     pub(crate) fn bytes(&self) -> usize {
         self.segment.bytes()
+    }
+
+    /// A number that nobody else gets, not 0.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.header().numbers.fetch_add(1, Relaxed) + 1
     }
 
     /// Whether the program that owns the arena has been found dead.

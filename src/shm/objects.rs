@@ -299,7 +299,13 @@ impl<'a> Objects<'a> {
 
     /// Gives up what a result carries.
     pub(crate) fn give_up_list(&self, first: u32) {
-        let list: Vec<u32> = self.list(first).map(|(index, _)| index).collect();
+        self.give_up_list_until(first, 0);
+    }
+
+    /// Gives up what is on a list before `end`.
+    pub(crate) fn give_up_list_until(&self, first: u32, end: u32) {
+        let list = self.list(first).map(|(index, _)| index).take_while(|index| *index != end);
+        let list: Vec<u32> = list.collect();
         list.into_iter().for_each(|index| self.give_up(index));
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Shape {
     /// Size and alignment of the value inside.
     pub(crate) value_bytes: u32,
     pub(crate) value_align: u32,
+    /// Whether the value is kept encoded, and what lies inside is a word that leads to it.
+    pub(crate) encoded: bool,
 }
 
 impl Shape {
@@ -62,12 +64,13 @@ impl Shape {
     }
 
     pub(super) fn to_raw(self) -> u64 {
-        u64::from(self.kind) << 48 | u64::from(self.value_align) << 32 | u64::from(self.value_bytes)
+        u64::from(self.encoded) << 63 | u64::from(self.kind) << 48 | u64::from(self.value_align) << 32 | u64::from(self.value_bytes)
     }
 
     pub(super) fn from_raw(raw: u64) -> Self {
         Self {
-            kind: (raw >> 48) as u32,
+            encoded: raw >> 63 != 0,
+            kind: (raw >> 48) as u32 & 0x7fff,
             value_align: (raw >> 32) as u32 & 0xffff,
             value_bytes: raw as u32,
         }

@@ -6,6 +6,8 @@
 //!     (`collections/stripe.rs`).
 //! R2. The last word is filled up with zeros, so that equal bytes are equal words.
 
+#![allow(unsafe_code)] // Reads and writes words that nobody else uses.
+
 use crate::prim::{AtomicU64, Relaxed};
 
 /// How many words hold so many bytes.
@@ -16,7 +18,7 @@ pub(crate) const fn words_for(bytes: usize) -> usize {
 
 /// The word of up to eight bytes (R2).
 #[inline]
-fn word_of(bytes: &[u8]) -> u64 {
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
     match bytes.try_into() {
         Ok(whole) => u64::from_ne_bytes(whole),
         Err(_) => {
@@ -44,6 +46,33 @@ pub(crate) fn load_bytes(words: &[AtomicU64], bytes: usize, into: &mut Vec<u8>) 
         place.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
     }
     into.truncate(start + bytes);
+}
+
+/// Writes `bytes` into words that nobody else uses meanwhile, at once.
+///
+/// # Safety
+/// Nobody else reads or writes the words during the call.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) unsafe fn store_bytes_alone(words: &[AtomicU64], bytes: &[u8]) {
+    let count = bytes.len().min(words.len() * 8);
+    // SAFETY: inside the words, which are for writing through a shared reference, and which nobody else
+    // uses (the caller).
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_ptr().cast_mut().cast::<u8>(), count);
+    }
+}
+
+/// The first `bytes` bytes of words that nobody else writes meanwhile.
+///
+/// # Safety
+/// Nobody writes the words while the slice lives.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) unsafe fn bytes_alone(words: &[AtomicU64], bytes: usize) -> &[u8] {
+    let count = bytes.min(words.len() * 8);
+    // SAFETY: inside the words; nobody writes them (the caller).
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), count) }
 }
 
 /// Whether the words hold exactly `bytes`.

@@ -127,8 +127,16 @@ pub(crate) fn carry<S>(handle: &Handle<S>) -> Carried {
 /// Has a result carry what was encoded in it: `first` is its list so far, and the return value its
 /// new one.
 pub(crate) fn send_along(carried: &[Carried], mut first: u32) -> Result<u32, Error> {
+    let before = first;
     for Carried(reference) in carried {
-        first = reference.arena().lock_objects().send_along(reference.id(), first)?;
+        let locked = reference.arena().lock_objects();
+        match locked.send_along(reference.id(), first) {
+            Ok(list) => first = list,
+            Err(error) => {
+                locked.give_up_list_until(first, before);
+                return Err(error);
+            }
+        }
     }
     Ok(first)
 }

@@ -56,14 +56,22 @@ impl Reference {
         self.block
     }
 
+    /// How much of the object this process holds.
+    pub(super) fn holds(&self) -> u64 {
+        self.holding.held.load(crate::prim::Relaxed)
+    }
+
     /// The state at the beginning of the object's first block.
     pub(crate) fn state<S: Shared>(&self) -> Option<&'static S> {
         self.arena.at(Offset::new(self.block))
     }
 
     fn find(id: ObjectId) -> Option<Arc<Self>> {
-        let references = REFERENCES.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = references.as_ref()?.get(&id.index())?.upgrade()?;
+        let found = {
+            let references = REFERENCES.lock().unwrap_or_else(PoisonError::into_inner);
+            references.as_ref()?.get(&id.index())?.upgrade()?
+        };
+        // Dropping it may give the object up, for which the table must not be locked.
         (found.id == id).then_some(found)
     }
 
@@ -198,6 +206,7 @@ pub(crate) struct Parts {
     pub(crate) kind: Kind,
     pub(crate) value_bytes: usize,
     pub(crate) value_align: usize,
+    pub(crate) encoded: bool,
     /// See [`Reference`].
     pub(crate) may_be_given_up: fn(&Reference) -> bool,
 }
@@ -205,7 +214,7 @@ pub(crate) struct Parts {
 impl Parts {
     /// An object of this kind, with no value or one that the kind determines.
     pub(crate) const fn of(kind: Kind) -> Self {
-        Self { kind, value_bytes: 0, value_align: 1, may_be_given_up: |_| true }
+        Self { kind, value_bytes: 0, value_align: 1, encoded: false, may_be_given_up: |_| true }
     }
 
     fn shape(&self) -> Shape {
@@ -213,6 +222,7 @@ impl Parts {
             kind: self.kind as u32,
             value_bytes: u32::try_from(self.value_bytes).unwrap_or(u32::MAX),
             value_align: u32::try_from(self.value_align).unwrap_or(u32::MAX) & 0xffff,
+            encoded: self.encoded,
         }
     }
 }

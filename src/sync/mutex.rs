@@ -6,7 +6,8 @@
 //!
 //! # If a process dies
 //! The kernel hands the mutex on and marks it, whoever the dead one was and whoever had started it:
-//! the next owner is told. No settlement is needed.
+//! the next owner is told. Settlement only takes the dead one's name out of `holder`, because its
+//! participant id may become another's.
 //!
 //! # Fairness
 //! The C library's and the kernel's: a thread that unlocks and locks again at once may overtake one
@@ -35,7 +36,7 @@ use std::time::Duration;
 #[repr(C)]
 pub(crate) struct MutexState {
     lock: RobustMutex,
-    holder: AtomicU32,
+    pub(super) holder: AtomicU32,
     poisoned: AtomicU32,
 }
 
@@ -73,6 +74,7 @@ impl<T: Stored> Mutex<T> {
         kind: Kind::Mutex,
         value_bytes: size_of::<T::Memory>(),
         value_align: align_of::<T::Memory>(),
+        encoded: T::ENCODED,
         may_be_given_up: is_not_held_here,
     };
 }

@@ -144,6 +144,7 @@ impl<T: Stored> OnceCell<T> {
     const PARTS: Parts = Parts {
         value_bytes: size_of::<T::Memory>(),
         value_align: align_of::<T::Memory>(),
+        encoded: T::ENCODED,
         ..Parts::of(Kind::OnceCell)
     };
 

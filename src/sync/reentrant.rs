@@ -1,12 +1,14 @@
 //! A lock that its owner, one thread of one process, may take again.
 //!
 //! # Shared state
-//! The C library's robust process-shared mutex, `poisoned`, and two words that only the owner writes:
+//! The C library's robust process-shared mutex, `poisoned`, and words that only the owner writes:
 //! `owner` names it, `depth` says how often it has taken the lock.
 //!
 //! ```text
-//! owner | participant 16 | address of a variable of the thread 48 |          0: nobody
+//! owner | number of the thread, unique in the arena |          0: nobody
 //! ```
+//! A thread's number is never another's: not of one that lives in the same place later, nor of a process
+//! that has the same participant id later. And `holder`, as in `mutex.rs`.
 //!
 //! # If a process dies
 //! The kernel hands the mutex on; the next owner is told, and begins at depth 1.
@@ -22,9 +24,11 @@ use super::settle::Kind;
 use super::state::Deadline;
 use crate::error::Error;
 use crate::prim::{AtomicU32, AtomicU64, Relaxed};
+use crate::shm::Arena;
 use crate::shm::fault;
 use crate::shm::offset::Shared;
 use crate::sys::robust::{Locked, RobustMutex};
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -34,6 +38,7 @@ use std::time::Duration;
 pub(crate) struct ReentrantState {
     lock: RobustMutex,
     owner: AtomicU64,
+    pub(super) holder: AtomicU32,
     depth: AtomicU32,
     poisoned: AtomicU32,
 }
@@ -42,13 +47,18 @@ pub(crate) struct ReentrantState {
 unsafe impl Shared for ReentrantState {}
 
 thread_local! {
-    static ANCHOR: u8 = const { 0 };
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The calling thread, as `owner` names it.
-fn this_thread() -> u64 {
-    let address = ANCHOR.with(|anchor| std::ptr::from_ref(anchor) as u64);
-    u64::from(own_participant()) << 48 | (address & ((1 << 48) - 1))
+fn this_thread(arena: &Arena) -> u64 {
+    own_participant();
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(arena.next_number());
+        }
+        number.get()
+    })
 }
 
 /// A lock that protects no value, and that the thread which has it may lock again.
@@ -76,8 +86,7 @@ const PARTS: Parts = Parts { may_be_given_up: is_not_held_here, ..Parts::of(Kind
 /// As in `mutex.rs`: a guard that was forgotten still locks the mutex.
 fn is_not_held_here(reference: &Reference) -> bool {
     let state = reference.state::<ReentrantState>();
-    let me = u64::from(own_participant());
-    state.is_none_or(|state| state.owner.load(Relaxed) >> 48 != me)
+    state.is_none_or(|state| state.holder.load(Relaxed) != own_participant())
 }
 
 crossing!(ReentrantMutex, PARTS);
@@ -100,7 +109,7 @@ impl ReentrantMutex {
         &self,
     ) -> Option<Result<ReentrantMutexGuard<'_>, LockError<ReentrantMutexGuard<'_>>>> {
         let state = self.handle.state();
-        if state.owner.load(Relaxed) != this_thread() {
+        if state.owner.load(Relaxed) != this_thread(self.handle.caller().arena()) {
             return None;
         }
         state.depth.store(state.depth.load(Relaxed) + 1, Relaxed);
@@ -114,7 +123,8 @@ impl ReentrantMutex {
         fault::point("mutex.locked");
         let state = self.handle.state();
         state.depth.store(1, Relaxed);
-        state.owner.store(this_thread(), Relaxed);
+        state.holder.store(own_participant(), Relaxed);
+        state.owner.store(this_thread(self.handle.caller().arena()), Relaxed);
         self.guard(locked)
     }
 
@@ -236,6 +246,7 @@ impl Drop for ReentrantMutexGuard<'_> {
         state.depth.store(depth, Relaxed);
         if depth == 0 {
             state.owner.store(0, Relaxed);
+            state.holder.store(0, Relaxed);
             fault::point("mutex.unlocking");
             state.lock.unlock();
             fault::point("mutex.unlocked");

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Hands out the value to whoever has the lock.
 
 use super::crossing::crossing;
-use super::handle::{Handle, Parts, With, is_copy};
+use super::handle::{Handle, Parts, Reference, With, is_copy, own_participant};
 use super::lock_error::{LockError, TryLockError};
 use super::settle::Kind;
 use super::state::Deadline;
@@ -45,8 +45,18 @@ impl<T: Stored> RwLock<T> {
     const PARTS: Parts = Parts {
         value_bytes: size_of::<T::Memory>(),
         value_align: align_of::<T::Memory>(),
-        ..Parts::of(Kind::RwLock)
+        encoded: T::ENCODED,
+        kind: Kind::RwLock,
+        may_be_given_up: is_not_held_here,
     };
+}
+
+/// Whether a lock is free of this process: a guard that was forgotten still holds it, and settlement is
+/// to find that when the process dies.
+fn is_not_held_here(reference: &Reference) -> bool {
+    let state = reference.state::<RwLockState>();
+    let writer = state.map_or(0, |state| state.holders().0);
+    reference.holds() == 0 && writer != own_participant()
 }
 
 crossing!(RwLock<T: Stored>, Self::PARTS);

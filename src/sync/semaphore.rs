@@ -37,7 +37,8 @@ pub struct Semaphore {
     handle: Handle<SemaphoreState>,
 }
 
-const PARTS: Parts = Parts::of(Kind::Semaphore);
+const PARTS: Parts =
+    Parts { may_be_given_up: |reference| reference.holds() == 0, ..Parts::of(Kind::Semaphore) };
 
 crossing!(Semaphore, PARTS);
 

@@ -18,6 +18,7 @@
 //! every [`STRANGERS_LOOKED_AT`](super::records::STRANGERS_LOOKED_AT), whether it is still there.
 
 use super::state::{Death, Records, Waiter};
+use crate::prim::{AtomicU32, Relaxed};
 use crate::shm::keeper;
 use crate::shm::objects::{Described, Objects};
 use crate::shm::{Arena, ParticipantId};
@@ -78,11 +79,25 @@ fn settle_object(locked: &Objects<'_>, described: Described, dead: ParticipantId
                         state.settle(&death);
                     }
                 })*
-                // Mutexes are the kernel's to hand on, and a value changes by one store. The rest is
-                // for the layers above.
+                // A value changes by one store. The rest is for the layers above.
                 _ => keeper::settle(locked, described, dead),
             }
         };
+    }
+    let forget = |holder: &AtomicU32| {
+        // The lock itself is the kernel's to hand on.
+        let _ = holder.compare_exchange(of, 0, Relaxed, Relaxed);
+    };
+    if kind == Kind::Mutex as u32
+        && let Some(state) = arena.at(crate::shm::Offset::<super::mutex::MutexState>::new(block))
+    {
+        forget(&state.holder);
+    }
+    if kind == Kind::ReentrantMutex as u32
+        && let Some(state) =
+            arena.at(crate::shm::Offset::<super::reentrant::ReentrantState>::new(block))
+    {
+        forget(&state.holder);
     }
     settle_states! {
         RwLock => super::state::rwlock::RwLockState,

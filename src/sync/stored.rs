@@ -91,17 +91,21 @@ pub(crate) mod sealed {
     pub trait Sealed {
         /// What lies in the object's first block.
         type Memory: 'static;
+        /// Whether that is a word that leads to an encoded value.
+        const ENCODED: bool;
     }
 }
 
 impl<T: Plain> sealed::Sealed for T {
     type Memory = T;
+    const ENCODED: bool = false;
 }
 
 impl<T: Plain> Stored for T {}
 
 impl<T: 'static> sealed::Sealed for Encoded<T> {
     type Memory = EncodedWord;
+    const ENCODED: bool = true;
 }
 
 impl<T: 'static> Stored for Encoded<T> {}
@@ -147,9 +151,10 @@ impl EncodedWord {
         let (arena, id) = (reference.arena(), reference.id());
         let half = !self.word.load(Relaxed) & HALF;
         let which = 1 + usize::from(half != 0);
-        if arena.block_bytes(arena.object_block(id, which)) < encoded.len() as u64 {
+        let block = arena.object_block(id, which);
+        if block == 0 || arena.block_bytes(block) < encoded.len() as u64 {
             // Half as much again, so that a value that grows does not need a block each time.
-            let bytes = encoded.len() as u64 * 3 / 2;
+            let bytes = (encoded.len() as u64 * 3 / 2).max(1);
             let block = arena.allocate(bytes, own_id())?.offset;
             fault::point("encoded.allocated");
             arena.lock_objects().replace_block(id, which, block)?;

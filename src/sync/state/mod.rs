@@ -98,7 +98,8 @@ impl<R: Records> Death<'_, R> {
     /// Visits the threads that have been given something by the object, and have not taken it.
     pub(crate) fn each_given(&self, visit: &mut dyn FnMut(&Waiter)) {
         self.records.each_waiter(&mut |_, waiter| {
-            if waiter.object() == self.object && waiter.outcome().is_some() {
+            // The state first, as in `WaitQueue::rebuild`.
+            if waiter.outcome().is_some() && waiter.object() == self.object {
                 visit(waiter);
             }
         });

@@ -239,6 +239,7 @@ impl<'a, R: Records> Locked<'a, R> {
         waiter.want.store(want, Relaxed);
         waiter.ticket.store(ticket, Relaxed);
         waiter.next.store(0, Relaxed);
+        // SYNC(queued): pairs with the Acquire in `rebuild`.
         waiter.state.store(QUEUED, Release);
         fault::point("sync.queueing");
         self.link(index);
@@ -339,15 +340,19 @@ impl<'a, R: Records> Locked<'a, R> {
     fn rebuild(&mut self, object: u32, dead: u32) -> Vec<Given> {
         let (mut queued, mut given) = (Vec::new(), Vec::new());
         self.records.each_waiter(&mut |index, waiter| {
+            // The state first: a thread may just leave another object's queue without its latch, or
+            // this one's, and queue up elsewhere. Seen queued here, it stays while we have the latch.
+            // SYNC(queued): pairs with the Release in `push`; carries the object.
+            let state = waiter.state.load(Acquire);
             if waiter.object.load(Relaxed) != object || waiter.owner() == 0 {
                 return;
             }
             if waiter.owner() == dead {
-                if waiter.outcome().is_some() {
+                if state >= OUTCOME {
                     given.push(Given { want: waiter.want() });
                 }
                 waiter.reset();
-            } else if waiter.is_queued() {
+            } else if matches!(state, QUEUED | ASLEEP) {
                 queued.push((waiter.ticket.load(Relaxed), index));
             }
         });
