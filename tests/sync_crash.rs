@@ -390,3 +390,64 @@ fn a_dead_party_breaks_the_barrier_for_all_whether_it_had_arrived_or_not() {
         assert!(single.wait().is_ok_and(|passed| passed.is_leader()));
     }
 }
+
+// What a review found --------------------------------------------------------------------------
+
+/// A worker died while it held the lock, and its successor, which had the same participant id and whose
+/// thread lay at the same address, was taken for the owner: it got the lock beside the next one.
+#[test]
+fn the_successor_of_a_worker_that_died_with_a_reentrant_lock_does_not_have_it() {
+    let _dog = watchdog(60);
+    let pool = pool_of(1);
+    let (lock, pid) = (ReentrantMutex::new().unwrap(), Value::new(0u32).unwrap());
+    let hold = |(lock, pid): (ReentrantMutex, Value<u32>)| {
+        let _held = lock.lock().unwrap();
+        pid.store(std::process::id());
+        hang();
+    };
+    let holder = pool.submit(hold, (lock.clone(), pid.clone())).unwrap();
+    kill_when_there(&pid, holder);
+    let successor = |lock: ReentrantMutex| match lock.try_lock() {
+        Ok(guard) => (false, guard.depth()),
+        Err(TryLockError::OwnerDied(guard)) => (true, guard.depth()),
+        Err(_) => (false, 0),
+    };
+    assert_eq!(pool.submit(successor, lock.clone()).unwrap().join().unwrap(), (true, 1));
+    assert_eq!(pool.submit(successor, lock).unwrap().join().unwrap(), (false, 1));
+}
+
+/// A thread that forgot its guard ended, and another one that lay in the same place had the lock.
+#[test]
+fn a_later_thread_does_not_have_what_an_earlier_one_forgot() {
+    let lock = ReentrantMutex::new().unwrap();
+    let other = lock.clone();
+    std::thread::spawn(move || std::mem::forget(other.lock().unwrap())).join().unwrap();
+    for _ in 0..20 {
+        let other = lock.clone();
+        let depth = std::thread::spawn(move || match other.lock_timeout(SHORT) {
+            Ok(guard) | Err(TryLockError::OwnerDied(guard)) => guard.depth(),
+            Err(_) => 0,
+        });
+        assert!(depth.join().unwrap() <= 1);
+    }
+}
+
+/// A process forgot a guard, dropped its handle, and died: nobody found it as the writer.
+#[test]
+fn what_was_forgotten_is_given_back_when_its_process_dies() {
+    let _dog = watchdog(60);
+    let pool = pool_of(1);
+    let shared = (RwLock::new(0u64).unwrap(), Semaphore::new(2).unwrap());
+    let forget = |(lock, permits): (RwLock<u64>, Semaphore)| {
+        std::mem::forget(lock.write().unwrap());
+        std::mem::forget(permits.acquire());
+    };
+    pool.submit(forget, shared.clone()).unwrap().join().unwrap();
+    let (lock, permits) = shared;
+    assert!(lock.try_read().is_err());
+    assert_eq!(permits.available(), 1);
+    let lost = pool.submit(|()| die(), ()).unwrap().join().unwrap_err();
+    assert!(lost.is_worker_lost());
+    assert!(lock.write().unwrap_err().is_owner_died());
+    assert_eq!(permits.available(), 2);
+}

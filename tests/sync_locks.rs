@@ -416,3 +416,22 @@ fn a_thing_is_done_once_whoever_comes_first() {
     });
     assert!(once.call_once_timeout(Duration::ZERO, || panic!("it is done")));
 }
+
+#[test]
+fn a_value_without_bytes_can_be_kept_encoded() {
+    let nothing = Mutex::encoded(&()).unwrap();
+    nothing.lock().unwrap().set(&()).unwrap();
+    let cell = OnceCell::<Encoded<()>>::encoded().unwrap();
+    assert_eq!(cell.get_or_init(|| ()).unwrap(), ());
+}
+
+/// They lie in memory alike, and a handle of one would have let safe code change where the other's
+/// value is read from.
+#[test]
+#[cfg(any(debug_assertions, feature = "fault"))]
+fn a_lock_around_an_encoded_value_is_not_one_around_a_number() {
+    let text = Mutex::encoded(&"text".to_string()).unwrap();
+    let bytes = encode_for_test(&text);
+    assert!(decode_for_test::<Mutex<u64>>(&bytes).is_err());
+    assert!(decode_for_test::<Mutex<Encoded<String>>>(&bytes).is_ok());
+}

@@ -135,12 +135,13 @@ impl<T: Plain> Array<T> {
     pub fn zeroed(length: usize) -> Result<Self, Error> {
         const { assert!(align_of::<T>() <= align_of::<ArrayState>(), "aligned to 64 at most") };
         let bytes = length.checked_add(1).and_then(|count| count.checked_mul(size_of::<T>()));
-        let bytes = bytes.filter(|bytes| *bytes <= crate::limits::ARENA_BYTES_MAX).ok_or_else(|| {
-            Error::limit(format!(
-                "an array of {length} elements of {} bytes is longer than any arena",
-                size_of::<T>()
-            ))
-        })?;
+        let bytes =
+            bytes.filter(|bytes| *bytes <= crate::limits::ARENA_BYTES_MAX).ok_or_else(|| {
+                Error::limit(format!(
+                    "an array of {length} elements of {} bytes is longer than any arena",
+                    size_of::<T>()
+                ))
+            })?;
         let handle = Handle::create_with_tail(&Self::PARTS, bytes, None, |state: &ArrayState| {
             state.length.store(length as u64, Relaxed);
             // SAFETY: the object is new and nobody else's yet.

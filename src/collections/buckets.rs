@@ -251,7 +251,11 @@ impl MapStripe {
 
     /// Checks the stripe, which is locked: counts, chains, memory.
     #[cfg(any(debug_assertions, feature = "fault"))]
-    pub(super) fn check(&self, changing: &Changing<'_>, hash_of: impl Fn(&[u8]) -> u64) -> Result<(), String> {
+    pub(super) fn check(
+        &self,
+        changing: &Changing<'_>,
+        hash_of: impl Fn(&[u8]) -> u64,
+    ) -> Result<(), String> {
         let arena = changing.arena;
         let (mut count, mut wrong, mut key) = (0, None, Vec::new());
         self.each_entry(arena, |entry, place| {

@@ -159,7 +159,7 @@ impl<'a> NewEntry<'a> {
         if entry.bytes() > SLOT_BYTES_MAX || !carried.is_empty() {
             entry.block = arena.allocate(entry.bytes(), own_id())?.offset;
             fault::point("entry.allocated");
-            entry.stored = crossing::send_along(carried, 0)?;
+            entry.stored = crossing::send_along(carried, 0, 0)?;
             entry.write(entry.block, OWN_BLOCK, entry.stored);
             fault::point("entry.written");
         }
@@ -171,7 +171,8 @@ impl<'a> NewEntry<'a> {
     }
 
     fn write(&self, offset: u64, flag: u64, upper: u32) {
-        let words = self.arena.slice_at::<AtomicU64>(Offset::new(offset), self.bytes() as usize / 8);
+        let words =
+            self.arena.slice_at::<AtomicU64>(Offset::new(offset), self.bytes() as usize / 8);
         let Some([first, second, rest @ ..]) = words else { return };
         first.store((self.key.len() as u64) << 40 | flag | self.value.len() as u64, Relaxed);
         second.store(u64::from(upper) << 32 | u64::from(self.hash), Relaxed);

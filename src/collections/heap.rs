@@ -22,9 +22,8 @@ use crate::shm::{Arena, Offset, ParticipantId, fault};
 use std::collections::HashSet;
 
 /// Size of a slot in units of 16 bytes, for each class.
-const CLASS_UNITS: [u64; 23] = [
-    2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128,
-];
+const CLASS_UNITS: [u64; 23] =
+    [2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128];
 const UNIT_BYTES: u64 = 16;
 /// Longest slot.
 pub(super) const SLOT_BYTES_MAX: u64 = CLASS_UNITS[CLASS_UNITS.len() - 1] * UNIT_BYTES;

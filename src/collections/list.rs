@@ -102,9 +102,7 @@ impl<T: Kept> List<T> {
     /// It cannot be encoded, or the arena has no room for it.
     #[doc(alias = "append")]
     pub fn push(&self, value: &T) -> Result<(), Error> {
-        with_scratch(|scratch| {
-            self.put(scratch, value, |new| self.state().push(self.arena(), new))
-        })
+        with_scratch(|scratch| self.put(scratch, value, |new| self.state().push(self.arena(), new)))
     }
 
     /// Appends many values, all at once: others see none of them or all.

@@ -142,7 +142,12 @@ impl MapState {
 
     /// Reads the value of a key; it is appended to `into`.
     #[inline]
-    pub(super) fn get(&self, arena: &Arena, key: &[u8], into: &mut Vec<u8>) -> Result<Found, Error> {
+    pub(super) fn get(
+        &self,
+        arena: &Arena,
+        key: &[u8],
+        into: &mut Vec<u8>,
+    ) -> Result<Found, Error> {
         let hash = self.hash(key);
         let stripe = self.stripe(hash);
         let start = into.len();
@@ -160,23 +165,19 @@ impl MapState {
                 None => Ok(Found::Nothing),
             };
         }
-        let found = stripe.stripe.read(
-            arena,
-            repair,
-            |is_same| {
-                into.truncate(start);
-                match stripe.search(arena, key, hash)? {
-                    Place::Found(entry, _) => {
-                        if entry.value_bytes() > CHECKED_BYTES && !is_same() {
-                            return None;
-                        }
-                        entry.load_value(into)?;
-                        Some(Found::Value { carries: entry.stored() != 0 })
+        let found = stripe.stripe.read(arena, repair, |is_same| {
+            into.truncate(start);
+            match stripe.search(arena, key, hash)? {
+                Place::Found(entry, _) => {
+                    if entry.value_bytes() > CHECKED_BYTES && !is_same() {
+                        return None;
                     }
-                    _ => Some(Found::Nothing),
+                    entry.load_value(into)?;
+                    Some(Found::Value { carries: entry.stored() != 0 })
                 }
-            },
-        );
+                _ => Some(Found::Nothing),
+            }
+        });
         found.ok_or_else(broken)
     }
 

@@ -339,7 +339,8 @@ impl SequenceState {
         };
         let (front, back) = old.split_at(index);
         let words = front.iter().map(|word| word.load(Relaxed)).chain([place]);
-        for (to, from) in array.words.iter().zip(words.chain(back.iter().map(|w| w.load(Relaxed)))) {
+        for (to, from) in array.words.iter().zip(words.chain(back.iter().map(|w| w.load(Relaxed))))
+        {
             to.store(from, Relaxed);
         }
         array.length.store(length as u64 + 1, Relaxed);
@@ -395,8 +396,7 @@ impl SequenceState {
     /// Does what is written down (R2).
     fn do_again(&self, arena: &Arena) {
         let [place, word, left] = &self.again;
-        let (Some(index), Some(array)) =
-            (place.load(Relaxed).checked_sub(1), self.array(arena))
+        let (Some(index), Some(array)) = (place.load(Relaxed).checked_sub(1), self.array(arena))
         else {
             return;
         };

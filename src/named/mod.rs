@@ -177,7 +177,8 @@ impl ArenaBuilder {
         };
         let began = Instant::now();
         let arena = loop {
-            let segment = Segment::open_named(&file).map_err(|error| ArenaError::of(error, &name))?;
+            let segment =
+                Segment::open_named(&file).map_err(|error| ArenaError::of(error, &name))?;
             if let Some(arena) = shm::Arena::look_at(segment) {
                 break arena;
             }
@@ -396,7 +397,9 @@ impl fmt::Display for ArenaError {
             Self::Exists { name, pid } => {
                 write!(formatter, "process {pid} has an arena {name:?}")
             }
-            Self::WrongKey { name } => write!(formatter, "the key of the arena {name:?} is another"),
+            Self::WrongKey { name } => {
+                write!(formatter, "the key of the arena {name:?} is another")
+            }
             Self::WrongVersion { name, theirs, ours } => write!(
                 formatter,
                 "the arena {name:?} has layout {theirs:#x}, and this program {ours:#x}: they were built \

@@ -18,7 +18,6 @@ use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::{ParticipantId, fault};
-use crate::sync::crossing::Carried;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -43,7 +42,6 @@ pub(crate) struct Inner {
     pub(super) slots: Mutex<Slots>,
     pub(super) aside: Mutex<HashMap<u32, Aside>>,
     /// What holds the shared objects to which the inputs carry handles, by slot.
-    carried: Mutex<HashMap<u32, Vec<Carried>>>,
     jobs_taken: AtomicU64,
     next_context: AtomicU64,
     closed: AtomicU32,
@@ -118,7 +116,6 @@ impl Inner {
             stack_bytes,
             slots: Mutex::new(Slots { free, submitted: VecDeque::new(), tally: Tally::default() }),
             aside: Mutex::default(),
-            carried: Mutex::default(),
             jobs_taken: AtomicU64::new(1),
             next_context: AtomicU64::new(1),
             closed: AtomicU32::new(0),
@@ -218,23 +215,6 @@ impl Inner {
             }
         }
         Some(place)
-    }
-
-    /// Keeps what the input of a slot carries until the slot is freed.
-    #[inline]
-    pub(crate) fn keep_carried(&self, index: u32, carried: Vec<Carried>) {
-        if !carried.is_empty() {
-            lock(&self.carried).insert(index, carried);
-        }
-    }
-
-    /// Lets go of what the input of a slot carries.
-    #[inline]
-    pub(crate) fn drop_carried(&self, index: u32) {
-        if self.slot(index).input_carries() {
-            let carried = lock(&self.carried).remove(&index);
-            drop(carried);
-        }
     }
 
     /// Frees a slot that the caller has taken, or filled in vain.

@@ -26,6 +26,7 @@ use super::inner::{Inner, Place};
 use super::slot::Routing;
 use super::state::Phase;
 use super::submit::Job;
+use super::task::carry_input;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
@@ -299,11 +300,10 @@ where
         slot.table_calls.store(table_calls as u32, Relaxed);
         slot.calls.store(calls as u32, Relaxed);
         let job = self.waiting_place;
-        let input_carries = !carried.is_empty();
-        let routing = Routing { job, timed: true, output_has_table, input_carries };
+        carry_input(inner.area.arena, slot, &carried)?;
+        let routing = Routing { job, timed: true, output_has_table };
         let (block, bytes) = writer.finish();
         slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
-        inner.keep_carried(index, carried);
         Ok(true)
     }
 

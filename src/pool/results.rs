@@ -15,6 +15,7 @@ use super::failure;
 use super::inner::{Inner, Place, Tally, lock};
 use super::slot::Slot;
 use super::state::Phase;
+use super::task::give_up_input;
 use crate::codec::{Shape, Stream, shape_of};
 use crate::error::{Step, TaskError};
 use crate::prim::Relaxed;
@@ -148,7 +149,7 @@ impl Inner {
     pub(super) fn free_blocks(&self, index: u32) {
         let (arena, slot) = (self.area.arena, self.slot(index));
         drop(self.take_carried(slot));
-        self.drop_carried(index);
+        give_up_input(arena, slot);
         if let Some(block) = slot.input_block() {
             arena.free(block);
         }
@@ -160,7 +161,7 @@ impl Inner {
 
     /// What holds the objects to which the results of a taken batch carry handles.
     fn take_carried(&self, slot: &Slot) -> Option<CarriedByResult> {
-        let first = slot.carried.load(Relaxed) as u32;
+        let first = slot.carried.load(Relaxed);
         (first != 0).then(|| {
             slot.carried.store(0, Relaxed);
             CarriedByResult::new(self.area.arena, first)

@@ -23,7 +23,7 @@ use super::failure;
 use super::inner::Inner;
 use super::slot::Slot;
 use super::state::Phase;
-use super::task::hand_over_carried;
+use super::task::{give_up_input, hand_over_carried};
 use crate::error::{TaskError, WorkerExit};
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
 use crate::shm::{Arena, Offset, ParticipantId};
@@ -103,6 +103,7 @@ fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
     failure::hand_over(arena, slot, inner.user);
     let next = settle_calls(inner, dead, index, slot);
     if next == slot.calls.load(Relaxed) {
+        give_up_input(arena, slot);
         inner.area.announce(slot, slot.state.finish());
     } else {
         slot.state.give_back();

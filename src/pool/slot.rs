@@ -3,7 +3,7 @@
 //! # Shared state
 //! ```text
 //!   0 | state | code | context, table | calls, job+flags | input bytes | deadline | inline input ..
-//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | carried | inline output ..
+//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | carried, input's | inline output ..
 //! ```
 //! A call of small argument and result touches the first and the third cache line only. Created by
 //! the user's process with all words zero.
@@ -18,6 +18,9 @@
 //!     a chain of records, newest first. Both are published by one store of an offset.
 //! R4. A worker's blocks carry its id until the batch is finished; it then makes the user's process
 //!     their owner, one store each, before DONE.
+//!
+//! R5. What holds the objects whose handles the input carries is given up when the batch is finished, by
+//!     the worker, or by settlement in its place: the tag tells whether it has been already.
 //!
 //! # If a process dies
 //! See `settle.rs`: from `progress` it knows what has an outcome, what was lost, and what is to be
@@ -43,9 +46,6 @@ const OUTPUT_HAS_TABLE: u32 = 4;
 /// Flag: nobody wants the results; calls that have not started need not run. The one word of the
 /// input side that the user's process may change while a worker reads it.
 const CANCELLED: u32 = 8;
-
-/// Flag: the input carries handles; what holds their objects is kept in the user's process.
-const INPUT_CARRIES: u32 = 16;
 
 /// One slot.
 #[derive(Debug)]
@@ -75,7 +75,9 @@ pub(crate) struct Slot {
     pub(crate) unrecorded: AtomicU32,
     /// First holding on the list of those that hold the shared objects to which the results carry
     /// handles; 0 for none.
-    pub(crate) carried: AtomicU64,
+    pub(crate) carried: AtomicU32,
+    /// The same for the input; they carry the slot's place as their tag (R5).
+    pub(crate) input_carried: AtomicU32,
     inline_output: Inline<INLINE_OUTPUT_BYTES>,
 }
 
@@ -96,7 +98,6 @@ pub(crate) struct Routing {
     pub(crate) job: u16,
     pub(crate) timed: bool,
     pub(crate) output_has_table: bool,
-    pub(crate) input_carries: bool,
 }
 
 impl Slot {
@@ -105,6 +106,7 @@ impl Slot {
         self.state.reset();
         self.clear_output();
         self.deadline_ns.store(0, Relaxed);
+        self.input_carried.store(0, Relaxed);
     }
 
     /// Prepares the output side for a new batch.
@@ -136,9 +138,6 @@ impl Slot {
         if routing.output_has_table {
             flags |= OUTPUT_HAS_TABLE;
         }
-        if routing.input_carries {
-            flags |= INPUT_CARRIES;
-        }
         if let Some(offset) = block {
             flags |= INPUT_IN_BLOCK;
             // SAFETY: R1: the slot is free and ours; the inline bytes are 8-aligned.
@@ -157,10 +156,6 @@ impl Slot {
 
     pub(crate) fn job(&self) -> usize {
         (self.job_and_flags.load(Relaxed) >> 16) as usize
-    }
-
-    pub(crate) fn input_carries(&self) -> bool {
-        self.job_and_flags.load(Relaxed) & INPUT_CARRIES != 0
     }
 
     pub(crate) fn is_timed(&self) -> bool {

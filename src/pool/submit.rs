@@ -5,6 +5,7 @@ use super::context::Context;
 use super::inner::{Inner, Place};
 use super::slot::{INLINE_INPUT_BYTES, Routing};
 use super::state::Phase;
+use super::task::carry_input;
 use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
 use crate::prim::Relaxed;
@@ -119,16 +120,15 @@ fn fill<A: Serialize + 'static>(
             return Err(TaskError::cannot_cross::<A>(Step::EncodeArgument, message).into());
         }
     }
+    carry_input(inner.area.arena, slot, &carried)?;
     fault::point("main.argument-encoded");
     slot.code.store(job.code.to_raw(), Relaxed);
     slot.context.store(job.context_word(), Relaxed);
     slot.table_calls.store(0, Relaxed);
     slot.calls.store(1, Relaxed);
     let (block, bytes) = writer.finish();
-    let input_carries = !carried.is_empty();
-    let routing = Routing { job: 0, timed: false, output_has_table: false, input_carries };
+    let routing = Routing { job: 0, timed: false, output_has_table: false };
     slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
-    inner.keep_carried(place.index, carried);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::failure::{self, FailureRecord};
 use super::slot::{INLINE_OUTPUT_BYTES, Slot};
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
 use crate::error::{Error, Step, crossing};
-use crate::prim::{Relaxed, Release, SeqCst, compiler_fence};
+use crate::prim::{Acquire, Relaxed, Release, SeqCst, compiler_fence};
 use crate::process::identity::CodeOffset;
 use crate::shm::{Arena, Block, ParticipantId, fault};
 use crate::sync::crossing::{Carried, send_along};
@@ -289,8 +289,8 @@ where
             return Ok(());
         }
         let word = &self.slot.carried;
-        let first = send_along(carried, word.load(Relaxed) as u32).map_err(EncodeError::Arena)?;
-        word.store(u64::from(first), Release);
+        let first = send_along(carried, word.load(Relaxed), 0).map_err(EncodeError::Arena)?;
+        word.store(first, Release);
         fault::point("objects.carried");
         Ok(())
     }
@@ -342,6 +342,7 @@ where
         }
         failure::hand_over(arena, self.slot, self.user);
         hand_over_carried(arena, self.slot, self.user);
+        give_up_input(arena, self.slot);
         fault::point("worker.blocks-handed-over");
     }
 }
@@ -378,9 +379,30 @@ fn make_table(writer: &mut ArenaWriter<'_>, calls: usize, next: usize) -> Result
 
 /// Makes `user` answer for the objects that the results of a slot hold.
 pub(crate) fn hand_over_carried(arena: &Arena, slot: &Slot, user: ParticipantId) {
-    let first = slot.carried.load(Relaxed) as u32;
+    let first = slot.carried.load(Relaxed);
     if first != 0 {
         arena.lock_objects().hand_over(first, user);
+    }
+}
+
+/// Has the input of a slot hold the objects to which it carries handles.
+#[inline]
+pub(crate) fn carry_input(arena: &Arena, slot: &Slot, carried: &[Carried]) -> Result<(), Error> {
+    if !carried.is_empty() {
+        let tag = arena.offset_of(std::ptr::from_ref(slot).cast());
+        slot.input_carried.store(send_along(carried, 0, tag)?, Release);
+    }
+    Ok(())
+}
+
+/// Gives up what the input of a slot holds (slot rule R5).
+#[inline]
+pub(crate) fn give_up_input(arena: &Arena, slot: &Slot) {
+    let first = slot.input_carried.load(Acquire);
+    if first != 0 {
+        let tag = arena.offset_of(std::ptr::from_ref(slot).cast());
+        arena.lock_objects().give_up_tagged(first, tag);
+        slot.input_carried.store(0, Release);
     }
 }
 

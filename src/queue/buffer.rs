@@ -68,7 +68,8 @@ pub(super) struct BufferState {
 
 /// How many bytes cells take, and how many words each.
 pub(super) fn size_of_cells(count: usize, value_bytes: usize) -> Option<(usize, usize)> {
-    let bytes = (CELL_HEADER_WORDS * 8).checked_add(value_bytes)?.checked_next_multiple_of(LINE_BYTES)?;
+    let bytes =
+        (CELL_HEADER_WORDS * 8).checked_add(value_bytes)?.checked_next_multiple_of(LINE_BYTES)?;
     Some((bytes.checked_mul(count)?, bytes / 8))
 }
 
@@ -183,7 +184,7 @@ impl<'a> Buffer<'a> {
             // SAFETY: the block is new and this process's own.
             unsafe { store_bytes_alone(words.unwrap_or_default(), bytes) };
         }
-        message.stored = crossing::send_along(carried, 0)?;
+        message.stored = crossing::send_along(carried, 0, 0)?;
         Ok(message)
     }
 
@@ -232,7 +233,11 @@ impl<'a> Buffer<'a> {
     /// Takes the oldest value, if there is one; unless it is in a block, `read` gets its bytes, which
     /// does with them what R3 allows.
     #[inline]
-    pub(super) fn try_get<R>(&self, me: u32, read: impl FnOnce(&[u8]) -> R) -> Option<Taken<'a, R>> {
+    pub(super) fn try_get<R>(
+        &self,
+        me: u32,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Option<Taken<'a, R>> {
         let claim = self.cells.claim_full(u64::from(me))?;
         fault::point("queue.taking");
         let About { bytes, stored, block } = About::of(claim.words);

@@ -40,7 +40,7 @@
 //! # Tests
 //! `cells_models.rs` (loom); `queue.` fault points; below.
 
-use crate::prim::{Acquire, AcqRel, AtomicU64, Relaxed};
+use crate::prim::{AcqRel, Acquire, AtomicU64, Relaxed};
 
 const EMPTY: u64 = 0;
 const FILLING: u64 = 1;

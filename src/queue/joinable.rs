@@ -250,7 +250,8 @@ impl JoinableState {
         let dead: Vec<u64> = self.orphans.iter().map(|bits| bits.load(Relaxed)).collect();
         let is_dead = |state: u64| {
             let id = (state >> 8) as usize;
-            state & 0xff == TAKEN && dead.get(id / BITS).is_some_and(|bits| bits >> (id % BITS) & 1 != 0)
+            state & 0xff == TAKEN
+                && dead.get(id / BITS).is_some_and(|bits| bits >> (id % BITS) & 1 != 0)
         };
         let redelivers = self.redelivers.load(Relaxed) != 0;
         let mut dropped = Vec::new();

@@ -273,7 +273,7 @@ fn make_end(pipe: &Handle<PipeState>, side: u32) -> Result<Handle<EndState>, Err
         state.pipe.store(pipe.caller().id());
         state.side.store(side, Relaxed);
     })?;
-    let list = send_along(&[carry(pipe)], 0)?;
+    let list = send_along(&[carry(pipe)], 0, 0)?;
     end.state().stored.store(list, Release);
     fault::point("pipe.end-made");
     end.caller().arena().lock_objects().hand_over(list, ParticipantId::NOBODY);
@@ -413,7 +413,10 @@ impl<T: Kept> RecvEnd<T> {
 pub(super) fn buffers_at(arena: &Arena, block: u64) -> impl Iterator<Item = Buffer<'_>> {
     let state = arena.at(Offset::<PipeState>::new(block));
     let base = block + size_of::<PipeState>() as u64;
-    state.into_iter().flat_map(|state| &state.buffers).filter_map(move |buffer| buffer.at(arena, base))
+    state
+        .into_iter()
+        .flat_map(|state| &state.buffers)
+        .filter_map(move |buffer| buffer.at(arena, base))
 }
 
 /// What is stored in the end at a block of the arena.

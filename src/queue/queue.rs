@@ -191,10 +191,7 @@ impl<T: Kept> Queue<T> {
     ///
     /// # Errors
     /// As [`put`](Self::put), with the values that have not been put.
-    pub fn put_many(
-        &self,
-        values: impl IntoIterator<Item = T>,
-    ) -> Result<(), PutError<Vec<T>>> {
+    pub fn put_many(&self, values: impl IntoIterator<Item = T>) -> Result<(), PutError<Vec<T>>> {
         let mut values = values.into_iter();
         while let Some(value) = values.next() {
             if let Err(error) = self.put(value) {

@@ -289,7 +289,7 @@ impl Arena {
     pub(crate) fn from_descriptor(fd: std::os::fd::OwnedFd) -> Result<Self, Error> {
         let arena = Self { segment: Segment::from_descriptor(fd)? };
         let large_enough = arena.bytes() >= ARENA_BYTES_MIN;
-        if !large_enough || !arena.is_published() {
+        if !large_enough || arena.layout_hash() != LAYOUT {
             return Err(Error::invalid("the memory that was handed over is not an arena".into()));
         }
         Ok(arena)

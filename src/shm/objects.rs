@@ -71,7 +71,7 @@ struct Object {
 #[repr(C, align(64))]
 pub(crate) struct Holding {
     word: AtomicU64,
-    /// Permits, or read locks, of all threads of the process.
+    /// Permits, or read locks, of all threads of the process. Of a travelling one: its tag.
     pub(crate) held: AtomicU64,
     /// The next free one, or the next in the list of a result.
     link: AtomicU32,
@@ -267,11 +267,15 @@ impl<'a> Objects<'a> {
         Ok(holding)
     }
 
-    /// Has a result hold an object: this process answers for it until the result is handed over.
-    /// `next` is the list of the result so far; the return value is the new one.
-    pub(crate) fn send_along(&self, id: ObjectId, next: u32) -> Result<u32, Error> {
+    /// Has something that travels hold an object: this process answers for it until it is handed over.
+    /// `next` is the list of that so far; the return value is the new one. By the tag it is told from
+    /// another that has the record later.
+    pub(crate) fn send_along(&self, id: ObjectId, next: u32, tag: u64) -> Result<u32, Error> {
         let object = self.living(id)?;
         let holding = self.add_holding(id.index, own_id(), TRAVELLING, next)?;
+        if let Some(added) = self.arena.holding(holding) {
+            added.held.store(tag, Relaxed);
+        }
         object.references.store(object.references.load(Relaxed) + 1, Relaxed);
         fault::point("objects.sent-along");
         Ok(holding)
@@ -300,6 +304,14 @@ impl<'a> Objects<'a> {
     /// Gives up what a result carries.
     pub(crate) fn give_up_list(&self, first: u32) {
         self.give_up_list_until(first, 0);
+    }
+
+    /// Gives up what is on a list and has this tag; nothing, if that has been done.
+    pub(crate) fn give_up_tagged(&self, first: u32, tag: u64) {
+        let tagged = |(_, holding): &(u32, &Holding)| holding.held.load(Relaxed) == tag;
+        let list: Vec<u32> = self.list(first).take_while(tagged).map(|(index, _)| index).collect();
+        // The last one first: whoever dies in between leaves those before it to be found.
+        list.into_iter().rev().for_each(|index| self.give_up(index));
     }
 
     /// Gives up what is on a list before `end`.

@@ -89,11 +89,17 @@ pub(crate) mod named {
         /// There is none of that name.
         Missing,
         /// Its owner is dead, and nobody has swept it yet.
-        OwnerDead { pid: u32 },
+        OwnerDead {
+            pid: u32,
+        },
         /// A living process owns one of that name.
-        Exists { pid: u32 },
+        Exists {
+            pid: u32,
+        },
         /// Another user's.
-        WrongUser { uid: u32 },
+        WrongUser {
+            uid: u32,
+        },
         Failed(Error),
     }
 
@@ -174,7 +180,8 @@ pub(crate) mod named {
                 .create()
                 .map_err(|error| failed("create", name, error))?;
             // From here on, dropping `mapping` unlinks the name again.
-            let others = || files().into_iter().find(|other| other.name == name && other.file != file);
+            let others =
+                || files().into_iter().find(|other| other.name == name && other.file != file);
             if let Some(other) = others() {
                 // Two at the same moment: whoever sees the other leaves.
                 return Err(NamedError::Exists { pid: other.pid });
@@ -248,7 +255,9 @@ pub(crate) mod named {
             let (pid, folder) = (u32::MAX / 4, FOLDER);
             let file = format!("{folder}/procpool.{pid}.1.{name}");
             std::fs::write(&file, b"x").unwrap();
-            assert!(matches!(find(&name), Err(NamedError::OwnerDead { pid: found }) if found == pid));
+            assert!(
+                matches!(find(&name), Err(NamedError::OwnerDead { pid: found }) if found == pid)
+            );
             drop(Segment::create_named(&name, 4096).unwrap());
             assert!(!std::path::Path::new(&file).exists());
         }

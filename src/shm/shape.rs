@@ -64,7 +64,10 @@ impl Shape {
     }
 
     pub(super) fn to_raw(self) -> u64 {
-        u64::from(self.encoded) << 63 | u64::from(self.kind) << 48 | u64::from(self.value_align) << 32 | u64::from(self.value_bytes)
+        u64::from(self.encoded) << 63
+            | u64::from(self.kind) << 48
+            | u64::from(self.value_align) << 32
+            | u64::from(self.value_bytes)
     }
 
     pub(super) fn from_raw(raw: u64) -> Self {

@@ -59,7 +59,11 @@ pub(crate) unsafe fn store_bytes_alone(words: &[AtomicU64], bytes: &[u8]) {
     // SAFETY: inside the words, which are for writing through a shared reference, and which nobody else
     // uses (the caller).
     unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_ptr().cast_mut().cast::<u8>(), count);
+        std::ptr::copy_nonoverlapping(
+            bytes.as_ptr(),
+            words.as_ptr().cast_mut().cast::<u8>(),
+            count,
+        );
     }
 }
 
@@ -79,7 +83,10 @@ pub(crate) unsafe fn bytes_alone(words: &[AtomicU64], bytes: usize) -> &[u8] {
 #[inline]
 pub(crate) fn are_bytes(words: &[AtomicU64], bytes: &[u8]) -> bool {
     words.len() == words_for(bytes.len())
-        && words.iter().zip(bytes.chunks(8)).all(|(word, bytes)| word.load(Relaxed) == word_of(bytes))
+        && words
+            .iter()
+            .zip(bytes.chunks(8))
+            .all(|(word, bytes)| word.load(Relaxed) == word_of(bytes))
 }
 
 #[cfg(all(test, not(loom)))]

@@ -1,11 +1,10 @@
 //! How handles cross to other processes: as the object's name, while somebody else holds the object.
 //!
 //! # Rules
-//! R1. Whoever carries a handle holds its object meanwhile: a task's argument or a context through
-//!     references that the user's process keeps until the task has ended; a result through a holding
-//!     of its own, on a list in the slot.
-//!     of its own, on a list in the slot; something stored in a collection or a queue through nobody's,
-//!     on a list beside it.
+//! R1. Whoever carries a handle holds its object meanwhile: a task's argument and a result through
+//!     holdings of their own, on lists in the slot, the argument's until the task has ended; a context
+//!     through references that the user's process keeps; something stored in a collection or a queue
+//!     through nobody's holdings, on a list beside it.
 //! R2. Encoding a handle anywhere else is refused: nobody would hold the object. Decoding is checked
 //!     against the objects that live.
 //!
@@ -17,8 +16,8 @@ use super::handle::{Handle, Parts, Reference};
 use crate::error::Error;
 use crate::shm::Arena;
 use crate::shm::arena::is_forked_copy;
-use crate::shm::shape::ObjectId;
 use crate::shm::offset::Shared;
+use crate::shm::shape::ObjectId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -124,13 +123,13 @@ pub(crate) fn carry<S>(handle: &Handle<S>) -> Carried {
     Carried(handle.share())
 }
 
-/// Has a result carry what was encoded in it: `first` is its list so far, and the return value its
-/// new one.
-pub(crate) fn send_along(carried: &[Carried], mut first: u32) -> Result<u32, Error> {
+/// Has whatever was encoded hold the objects to which it carries handles: `first` is its list so far,
+/// and the return value its new one. The list is this process's until it is handed over.
+pub(crate) fn send_along(carried: &[Carried], mut first: u32, tag: u64) -> Result<u32, Error> {
     let before = first;
     for Carried(reference) in carried {
         let locked = reference.arena().lock_objects();
-        match locked.send_along(reference.id(), first) {
+        match locked.send_along(reference.id(), first, tag) {
             Ok(list) => first = list,
             Err(error) => {
                 locked.give_up_list_until(first, before);

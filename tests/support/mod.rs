@@ -201,6 +201,11 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// The last thing that a task does.
+pub(crate) fn die() {
+    std::process::abort();
+}
+
 /// That the child program ends well in its role.
 pub(crate) fn succeeds(role: &str) {
     let _dog = watchdog(100);
