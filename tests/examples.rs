@@ -232,3 +232,119 @@ fn semaphore_never_shows_more_than_three_active() {
         assert!((1..=3).contains(&most.unwrap().parse::<u32>().unwrap()), "{output}");
     }
 }
+
+#[test]
+fn master_worker_squares_ten_numbers_and_ends() {
+    let output = run(&mut Command::new(example("master_worker")));
+    let list = output.trim().strip_prefix("Results: [").and_then(|rest| rest.strip_suffix(']'));
+    let mut squares: Vec<u64> = list.unwrap().split(", ").map(|n| n.parse().unwrap()).collect();
+    squares.sort_unstable();
+    assert_eq!(squares, [1, 4, 9, 16, 25, 36, 49, 64, 81, 100]);
+}
+
+#[test]
+fn queue_survives_a_reader_that_dies() {
+    let output = run(&mut Command::new(example("queue")));
+    assert!(output.starts_with("Doing something fancy for Frankie!\n"), "{output}");
+    assert_eq!(output.matches("Process is writing").count(), 2, "{output}");
+    for number in 1..=6 {
+        assert!(output.contains(&format!("Put url{number} to queue\n")), "{output}");
+    }
+    assert_eq!(output.matches(" from queue.").count(), 2, "{output}");
+    assert!(output.ends_with("reader lost: true\nstill there: 4\n"), "{output}");
+}
+
+#[test]
+fn joinable_queue_finishes_all_tasks_and_consumers() {
+    let output = run(&mut Command::new(example("joinable_queue")));
+    assert!(output.starts_with("Creating 4 consumers\n"), "{output}");
+    assert_eq!(output.matches(": Exiting\n").count(), 4, "{output}");
+    for n in 0..10 {
+        assert!(output.contains(&format!(": {n} * {n}\n")), "{output}");
+        assert!(output.contains(&format!("Result: {n} * {n} = {}\n", n * n)), "{output}");
+    }
+    assert_eq!(output.lines().count(), 1 + 4 + 10 + 10, "{output}");
+}
+
+#[test]
+fn managed_dict_has_what_ten_workers_wrote() {
+    let output = run(&mut Command::new(example("managed_dict")));
+    let entries: Vec<String> = (0..10).map(|n| format!("({n}, {})", n * 2)).collect();
+    assert_eq!(
+        output,
+        format!(
+            "Results: [{}]\n\
+             List: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n\
+             After changing the copy: [\"apple\"]\n\
+             After putting it back: [\"apple\", \"pear\"]\n\
+             After update: [\"apple\", \"pear\", \"plum\"]\n",
+            entries.join(", ")
+        )
+    );
+}
+
+#[test]
+fn namespace_shows_the_value_after_the_event() {
+    let output = run(&mut Command::new(example("namespace")));
+    assert_eq!(
+        output,
+        "Before event, consumer got: there is no value\n\
+         After event, consumer got: This is the value\n\
+         After event, the list is: []\n\
+         names: list value waits\n"
+    );
+}
+
+#[test]
+fn pool_doubles_like_an_iterator() {
+    let output = run(&mut Command::new(example("pool")));
+    let doubled = "[0, 2, 4, 6, 8, 10, 12, 14, 16, 18]";
+    assert_eq!(
+        output,
+        format!(
+            "Input   : [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\nBuilt-in: {doubled}\nPool    : {doubled}\n"
+        )
+    );
+}
+
+/// A task program, with its output in a file that can be read meanwhile.
+fn start(program: &str, name: &str, key: &str) -> (std::process::Child, tempfile::NamedTempFile) {
+    let output = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new(example(program));
+    command.args([name, key]).stdin(Stdio::null()).stderr(Stdio::inherit());
+    (command.stdout(output.reopen().unwrap()).spawn().unwrap(), output)
+}
+
+fn text(output: &tempfile::NamedTempFile) -> String {
+    fs::read_to_string(output.path()).unwrap()
+}
+
+#[test]
+fn a_task_worker_is_killed_half_way_and_another_one_finishes() {
+    let limit = Instant::now() + RUN_MAX;
+    let name = format!("example.{}", std::process::id());
+    let (mut master, master_says) = start("task_master", &name, "abc");
+    let (mut first, first_says) = start("task_worker", &name, "abc");
+    while text(&first_says).matches("run task").count() < 4 {
+        assert!(Instant::now() < limit, "{}", text(&first_says));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // Who does not know the key gets nothing.
+    let (mut stranger, stranger_says) = start("task_worker", &name, "abd");
+    assert!(!stranger.wait().unwrap().success());
+    assert!(!text(&stranger_says).contains("run task"));
+    let (mut second, second_says) = start("task_worker", &name, "abc");
+    assert!(second.wait().unwrap().success());
+    assert!(master.wait().unwrap().success());
+    let (master_says, second_says) = (text(&master_says), text(&second_says));
+    assert_eq!(master_says.matches("Put task ").count(), 10, "{master_says}");
+    assert!(master_says.contains("Try get results...\n"), "{master_says}");
+    assert_eq!(master_says.matches("Result: ").count(), 10, "{master_says}");
+    assert!(master_says.ends_with("master exit.\n"), "{master_says}");
+    assert!(second_says.matches("run task").count() >= 6, "{second_says}");
+    assert!(second_says.ends_with("worker exit.\n"), "{second_says}");
+    let left = fs::read_dir("/dev/shm").unwrap().flatten();
+    assert!(!left.into_iter().any(|file| file.file_name().to_string_lossy().ends_with(&name)));
+}

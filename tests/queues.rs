@@ -199,7 +199,6 @@ fn of_two_readers_one_is_killed_after_it_was_woken_and_the_other_gets_the_value(
     succeeds("two-readers");
 }
 
-
 // JoinableQueue -----------------------------------------------------------------------------------
 
 #[test]
@@ -460,6 +459,8 @@ fn two_readers() {
         // Stopped in its sleep, it is advised and does not look.
         let victim = workers[n as usize % 2];
         kill(victim, libc::SIGSTOP);
+        // It takes one thread to stop the others.
+        wait_until("it has stopped", || is_stopped(victim));
         queue.put(n).unwrap();
         kill(victim, libc::SIGKILL);
         let outcomes = readers.map(|reader| reader.join());

@@ -58,11 +58,20 @@ pub(crate) fn parent_of(pid: u32) -> Option<u32> {
 
 /// Whether every thread of a process sleeps.
 pub(crate) fn is_asleep(pid: u32) -> bool {
+    all_threads_are(pid, 'S')
+}
+
+/// Whether every thread of a process is stopped.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    all_threads_are(pid, 'T')
+}
+
+fn all_threads_are(pid: u32, state: char) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     let mut states = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")));
     states.all(|line| {
         let line = line.unwrap_or_default();
-        line.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('S'))
+        line.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(state))
     })
 }
 
