@@ -180,7 +180,7 @@ impl Scenario for Queues {
         let soon = Duration::from_millis(20);
         for round in 0..12u64 {
             let _ = self.short.put_timeout(number as u64 * 100 + round, soon);
-            if (round as usize + number) % 4 == 0 {
+            if (round as usize + number).is_multiple_of(4) {
                 linger();
             }
             let _ = self.long.try_put(text(round, [2, 900][round as usize % 2]));
@@ -233,7 +233,7 @@ impl Scenario for Joinables {
         for round in 0..8u64 {
             let _ = self.again.try_put(text(round, [2, 900][round as usize % 2]));
             let _ = self.dropping.try_put(Value::new(7).unwrap());
-            if (round as usize + number) % 3 == 0 {
+            if (round as usize + number).is_multiple_of(3) {
                 linger();
             }
             if let Ok(value) = self.again.get_timeout(Duration::from_millis(5)) {

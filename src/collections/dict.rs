@@ -58,6 +58,9 @@ const PARTS: Parts = Parts::of(Kind::Dict);
 
 crossing!(Dict<K: Kept, V: Kept>, PARTS);
 
+/// A key and its value, or why one of them cannot be decoded.
+type Decoded<K, V> = Result<(K, V), Error>;
+
 /// How long keys and values are, if they are numbers of at most 8 bytes.
 fn pair_bytes<K: 'static, V: 'static>() -> Option<PairBytes> {
     let bytes = PairBytes { key: size_of::<K>(), value: size_of::<V>() };
@@ -401,7 +404,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
         })
     }
 
-    fn entries_of(&self, stripe: usize) -> Result<Vec<Result<(K, V), Error>>, Error> {
+    fn entries_of(&self, stripe: usize) -> Result<Vec<Decoded<K, V>>, Error> {
         let arena = self.handle.caller().arena();
         let snapshot = self.handle.state().snapshot(arena, stripe)?;
         let decode_entry = |(key, value, carries): (&[u8], &[u8], bool)| {

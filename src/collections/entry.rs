@@ -12,7 +12,7 @@
 //!
 //! # Rules
 //! R1. An entry does not change from when it is reachable until it no longer is (except the words of a
-//!     key that its collection calls its own: `queue/joinable.rs`).
+//!     key that its collection calls its own: `queue/chain.rs`).
 //! R2. `shm/keeper.rs` says to whom a block and what is stored in it belong, and when.
 
 use super::heap::SLOT_BYTES_MAX;

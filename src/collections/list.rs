@@ -1,9 +1,10 @@
 //! A list that processes share.
 
 use super::dict::Kept;
+use super::elements::{Elements, OutOfRange};
 use super::entry::NewEntry;
 use super::scratch::{Scratch, with_scratch};
-use super::sequence::{Elements, SequenceState};
+use super::sequence::SequenceState;
 use crate::codec::kept::{append_value, value_of};
 use crate::error::{Error, crossing as type_and};
 use crate::shm::Arena;
@@ -201,7 +202,7 @@ impl<T: Kept> List<T> {
             loop {
                 let Some(mut value) = self.get_with(scratch, index)? else {
                     let length = self.len();
-                    return Err(super::sequence::OutOfRange { index, length }.into());
+                    return Err(OutOfRange { index, length }.into());
                 };
                 let returned = change(&mut value);
                 let expected = std::mem::take(&mut scratch.before);

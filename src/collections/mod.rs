@@ -22,6 +22,7 @@
 pub(crate) mod array;
 mod buckets;
 pub(crate) mod dict;
+mod elements;
 pub(crate) mod entry;
 pub(crate) mod heap;
 pub(crate) mod keep;

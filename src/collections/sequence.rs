@@ -22,6 +22,7 @@
 //! Before the store that commits: nothing has changed. After that of a place: the next one to lock does
 //! what is written down. Else `stripe.rs`.
 
+use super::elements::{Block, CHECKED_BYTES, Elements, OutOfRange, block_at, broken, new_block};
 use super::entry::{CarriedBy, Entry, NewEntry};
 use super::stripe::{Changing, Stripe};
 use crate::error::Error;
@@ -29,12 +30,9 @@ use crate::prim::{AtomicU64, Relaxed, Release};
 use crate::shm::arena::own_id;
 use crate::shm::keeper::Part;
 use crate::shm::offset::Shared;
-use crate::shm::{Arena, Offset, ParticipantId, fault};
+use crate::shm::{Arena, ParticipantId, fault};
 use crate::sync::handle::{Handle, Parts};
 use std::collections::HashSet;
-
-const ARRAY_HEADER_WORDS: usize = 2;
-const CAPACITY_MIN: usize = 30;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -49,87 +47,6 @@ pub(crate) struct SequenceState {
 // SAFETY: atomics, and a mutex that the C library accesses.
 unsafe impl Shared for SequenceState {}
 
-/// Which element, of how many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OutOfRange {
-    pub(super) index: usize,
-    pub(super) length: usize,
-}
-
-impl From<OutOfRange> for Error {
-    fn from(OutOfRange { index, length }: OutOfRange) -> Self {
-        Self::invalid(format!("index {index} is out of range: the list has {length} elements"))
-    }
-}
-
-/// The elements at one moment.
-#[derive(Debug, Default)]
-pub(super) struct Elements {
-    bytes: Vec<u8>,
-    /// Where each one ends, whether it carries handles, and the entry.
-    ends: Vec<(usize, bool, u64)>,
-    pub(super) version: u64,
-}
-
-impl Elements {
-    /// Bytes of each element, and whether it carries handles.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], bool)> {
-        let mut start = 0;
-        self.ends.iter().map(move |(end, carries, _)| {
-            let from = std::mem::replace(&mut start, *end);
-            (&self.bytes[from..*end], *carries)
-        })
-    }
-
-    /// The entry of an element.
-    pub(super) fn word(&self, index: usize) -> u64 {
-        self.ends[index].2
-    }
-}
-
-/// Above this length a reader makes sure that it has read a real one before it copies so much.
-const CHECKED_BYTES: usize = 1024;
-
-/// The array: its length, and the words that it has room for.
-#[derive(Debug, Clone, Copy)]
-struct Array<'a> {
-    length: &'a AtomicU64,
-    words: &'a [AtomicU64],
-}
-
-impl Array<'_> {
-    fn len(&self) -> usize {
-        (self.length.load(Relaxed) as usize).min(self.words.len())
-    }
-}
-
-fn array_at(arena: &Arena, block: u64) -> Option<Array<'_>> {
-    let [length, capacity] = arena.slice_at::<AtomicU64>(Offset::new(block), 2)? else {
-        return None;
-    };
-    let capacity = usize::try_from(capacity.load(Relaxed)).ok()?;
-    let start = Offset::new(block + ARRAY_HEADER_WORDS as u64 * 8);
-    Some(Array { length, words: arena.slice_at(start, capacity)? })
-}
-
-/// A new array, this process's own, with room for `capacity` words.
-fn new_array(arena: &Arena, capacity: usize) -> Result<(u64, Array<'_>), Error> {
-    let bytes = (capacity.max(CAPACITY_MIN) + ARRAY_HEADER_WORDS) as u64 * 8;
-    let block = arena.allocate(bytes, own_id())?;
-    fault::point("list.allocated");
-    let words = block.bytes / 8 - ARRAY_HEADER_WORDS as u64;
-    if let Some([length, capacity]) = arena.slice_at::<AtomicU64>(Offset::new(block.offset), 2) {
-        length.store(0, Relaxed);
-        capacity.store(words, Relaxed);
-    }
-    array_at(arena, block.offset).map(|array| (block.offset, array)).ok_or_else(broken)
-}
-
-#[cold]
-fn broken() -> Error {
-    Error::broken("a list leads to something that is not inside the arena".into())
-}
-
 impl SequenceState {
     pub(super) fn create(parts: &Parts) -> Result<Handle<Self>, Error> {
         Handle::create(parts, None, |state: &Self| {
@@ -142,10 +59,10 @@ impl SequenceState {
     }
 
     #[inline]
-    fn array<'a>(&self, arena: &'a Arena) -> Option<Array<'a>> {
+    fn array<'a>(&self, arena: &'a Arena) -> Option<Block<'a>> {
         match self.array.load(Relaxed) {
             0 => None,
-            block => array_at(arena, block),
+            block => block_at(arena, block),
         }
     }
 
@@ -245,7 +162,7 @@ impl SequenceState {
     }
 
     /// The array, with room for `more` words; moved if it has to be.
-    fn with_room<'a>(&self, changing: &Changing<'a>, more: usize) -> Result<Array<'a>, Error> {
+    fn with_room<'a>(&self, changing: &Changing<'a>, more: usize) -> Result<Block<'a>, Error> {
         let arena = changing.arena;
         let old = self.array(arena);
         let length = old.map_or(0, |old| old.len());
@@ -254,7 +171,7 @@ impl SequenceState {
         {
             return Ok(old);
         }
-        let (block, new) = new_array(arena, (length + more).max(length * 2))?;
+        let (block, new) = new_block(arena, (length + more).max(length * 2))?;
         for (to, from) in new.words.iter().zip(old.map_or(&[][..], |old| &old.words[..length])) {
             to.store(from.load(Relaxed), Relaxed);
         }
@@ -307,7 +224,7 @@ impl SequenceState {
         &self,
         changing: &Changing<'a>,
         index: usize,
-    ) -> Result<(Array<'a>, Entry<'a>), Error> {
+    ) -> Result<(Block<'a>, Entry<'a>), Error> {
         let array = self.array(changing.arena);
         let length = array.map_or(0, |array| array.len());
         let array = array.filter(|_| index < length).ok_or(OutOfRange { index, length })?;
@@ -329,7 +246,7 @@ impl SequenceState {
             return Err(OutOfRange { index, length }.into());
         }
         let old = old.map_or(&[][..], |old| &old.words[..length]);
-        let (block, array) = new_array(arena, length + 1 + length / 8)?;
+        let (block, array) = new_block(arena, length + 1 + length / 8)?;
         let place = match changing.place(&new) {
             Ok(place) => place,
             Err(error) => {
@@ -382,7 +299,7 @@ impl SequenceState {
             self.do_again(arena);
             return Ok(changing.discard(removed));
         }
-        let (block, new) = new_array(arena, length)?;
+        let (block, new) = new_block(arena, length)?;
         let words = array.words[..index].iter().chain(&array.words[index + 1..length]);
         for (to, from) in new.words.iter().zip(words) {
             to.store(from.load(Relaxed), Relaxed);
@@ -449,7 +366,7 @@ impl SequenceState {
         elements: &Elements,
         order: impl ExactSizeIterator<Item = u64>,
     ) -> Result<bool, Error> {
-        let (block, array) = new_array(arena, order.len())?;
+        let (block, array) = new_block(arena, order.len())?;
         array.length.store(order.len() as u64, Relaxed);
         for (to, from) in array.words.iter().zip(order) {
             to.store(from, Relaxed);

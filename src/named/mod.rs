@@ -145,17 +145,32 @@ impl ArenaBuilder {
         let created = Segment::create_named(&name, bytes);
         let (segment, file) = created.map_err(|error| ArenaError::of(error, &name))?;
         let segment_name = format!("/{}", file.file);
+        let made = Self::make(segment, &segment_name, &name, key.as_deref());
+        let (arena, names, guardian) = made.inspect_err(|_| {
+            // The mapping stays: it may be this process's arena by now.
+            let _ = sys::memory::unlink_named(&segment_name);
+        })?;
+        let owned = Some((segment_name, Mutex::new(Some(guardian))));
+        Ok(Arena { inner: Arc::new(Inner { arena, names, name, owned }) })
+    }
+
+    /// Makes an arena of a new segment.
+    fn make(
+        segment: Segment,
+        segment_name: &str,
+        name: &str,
+        key: Option<&[u8]>,
+    ) -> Result<(&'static shm::Arena, Namespace, Guardian), Error> {
         let arena = shm::Arena::own_named(segment)?;
         let guardian = Guardian::start(arena)?;
-        guardian.unlink_at_end(segment_name.clone())?;
-        if let Some(key) = &key {
-            key::store(arena.key(), key, &name);
+        guardian.unlink_at_end(segment_name.to_owned())?;
+        if let Some(key) = key {
+            key::store(arena.key(), key, name);
         }
         let names = Namespace::new()?;
         arena.set_root(names.handle.caller().id());
         arena.publish();
-        let owned = Some((segment_name, Mutex::new(Some(guardian))));
-        Ok(Arena { inner: Arc::new(Inner { arena, names, name, owned }) })
+        Ok((arena, names, guardian))
     }
 
     /// Attaches to the arena of a program that lives.

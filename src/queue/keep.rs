@@ -1,6 +1,6 @@
 //! What the arena's keeper (`shm/keeper.rs`) is told of everything above it: installed before `main`.
 
-use super::{joinable, pipe, queue};
+use super::{chain, pipe, queue};
 use crate::collections;
 use crate::shm::keeper::{self, Keeper, Part};
 use crate::shm::objects::{Described, Objects};
@@ -34,7 +34,7 @@ fn each_part(
             pipe::buffers_at(arena, object.block).for_each(|buffer| buffer.each_part(visit));
         }
         END => pipe::each_part_of_end(arena, object.block, visit),
-        JOINABLE => joinable::each_part(arena, object.block, changed_by, visit),
+        JOINABLE => chain::each_part(arena, object.block, changed_by, visit),
         _ => {}
     }
 }
@@ -52,7 +52,7 @@ fn settle(locked: &Objects<'_>, described: Described, dead: ParticipantId) {
                 buffer.settle(locked, object, dead);
             }
         }
-        JOINABLE => joinable::settle(arena, block, object, dead),
+        JOINABLE => chain::settle(arena, block, object, dead),
         _ => collections::keep::settle(arena, described, dead),
     }
 }

@@ -13,7 +13,7 @@
 //! ring.rs                  the ring of the pools' tasks
 //! cells.rs, buffer.rs, transfer.rs   a ring that carries values, and putting and getting them
 //! queue.rs, pipe.rs        made of that
-//! joinable.rs              a chain of values under a lock
+//! chain.rs, joinable.rs    a chain of values under a lock
 //! keep.rs                  what settlement has to know of all collections and queues
 //! ```
 
@@ -22,6 +22,8 @@ mod buffer;
 mod cells;
 #[cfg(all(test, loom))]
 mod cells_models;
+#[cfg(not(loom))]
+mod chain;
 #[cfg(not(loom))]
 mod errors;
 #[cfg(not(loom))]

@@ -73,9 +73,10 @@ fn decode<T: Kept>(
         (Some(Some(value)), _) => value,
         (Some(None), _) => decode_bytes(&scratch.before),
         (None, block) => match arena.bytes_at(block, taken.bytes as u64) {
-            // SAFETY: the bytes are inside the arena, and the block is this process's alone now.
             Some(start) => {
-                decode_bytes(unsafe { std::slice::from_raw_parts(start.as_ptr(), taken.bytes) })
+                // SAFETY: inside the arena, and the block is this process's alone now.
+                let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), taken.bytes) };
+                decode_bytes(bytes)
             }
             None => Err(GetError::Failed(damaged())),
         },

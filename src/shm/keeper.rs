@@ -24,12 +24,14 @@ pub(crate) enum Part {
     Stored(u32),
 }
 
+type EachPart = fn(&Arena, Described, Option<ParticipantId>, &mut dyn FnMut(Part));
+
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     /// Visits what is reachable from an object; with a participant, only where that one may have been
     /// changing it.
-    pub(crate) each_part: fn(&Arena, Described, Option<ParticipantId>, &mut dyn FnMut(Part)),
+    pub(crate) each_part: EachPart,
     /// Brings an object in order of which a dead process held a handle. What that one was adding or
     /// removing is nobody's by then, as far as it is reachable.
     pub(crate) settle: fn(&Objects<'_>, Described, ParticipantId),

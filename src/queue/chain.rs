@@ -1,0 +1,364 @@
+//! The chain of a `JoinableQueue`: its values, and who has got which.
+//!
+//! # Shared state
+//! A stripe (`collections/stripe.rs`) with a chain of entries, in the order in which they were put. The
+//! key of an entry is two words of the queue's own:
+//!
+//! ```text
+//! | next entry, or 0 | QUEUED 1, or TAKEN 2 and the participant from bit 8 |
+//! ```
+//! Beside it: where the chain begins and ends, where the first QUEUED entry may be, how many there are
+//! of each (caches, but for the beginning); `orphans`, a bit for each participant that died while it may
+//! have had something; `closed`; three rooms.
+//!
+//! # States of an entry
+//! QUEUED -> TAKEN (`get`) -> cut off (`task_done`). Of a consumer that died: TAKEN -> QUEUED, or cut off.
+//!
+//! # Rules
+//! R1. The chain and its entries' words are the truth. A change is one store: into the link before an
+//!     entry, or into its state.
+//! R2. Settlement sets the dead one's bit in `orphans`, before its id can be another's. Whoever locks the
+//!     stripe next deals with its entries before it does anything else.
+//!
+//! # If a process dies
+//! With something taken: R2, and whoever waits looks again. While it changes the chain: `stripe.rs`.
+
+use super::buffer::settle_room;
+use super::transfer::damaged;
+use crate::collections::entry::{CarriedBy, Entry, NewEntry};
+use crate::collections::stripe::{Changing, Stripe};
+use crate::error::Error;
+use crate::limits::PARTICIPANTS_MAX;
+use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::shm::keeper::Part;
+use crate::shm::offset::Shared;
+use crate::shm::{Arena, Offset, ParticipantId, fault};
+use crate::sync::state::room::Room;
+use std::collections::HashSet;
+
+pub(super) const QUEUED: u64 = 1;
+const TAKEN: u64 = 2;
+const BITS: usize = 64;
+
+/// See the module documentation.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct ChainState {
+    pub(super) stripe: Stripe,
+    first: AtomicU64,
+    last: AtomicU64,
+    /// No entry before this one is QUEUED; 0: it is not known.
+    from: AtomicU64,
+    pub(super) queued: AtomicU64,
+    pub(super) unfinished: AtomicU64,
+    pub(super) capacity: AtomicU64,
+    pub(super) redelivers: AtomicU32,
+    pub(super) closed: AtomicU32,
+    /// Not 0 if a bit is set below.
+    has_orphans: AtomicU32,
+    orphans: [AtomicU64; PARTICIPANTS_MAX / BITS],
+    pub(super) getters: Room,
+    pub(super) putters: Room,
+    pub(super) joiners: Room,
+}
+
+#[allow(unsafe_code)] // The marker asserts what the line above it says.
+// SAFETY: atomics, and a mutex that the C library accesses.
+unsafe impl Shared for ChainState {}
+
+/// What taking came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Took {
+    Value,
+    Nothing {
+        /// What others have taken comes back if they die. (Who has something himself should deal with
+        /// that, and not wait for others who may wait for him.)
+        more_may_come: bool,
+    },
+}
+
+/// An entry of the chain.
+#[derive(Debug, Clone, Copy)]
+struct Node<'a> {
+    entry: Entry<'a>,
+    next: &'a AtomicU64,
+    state: &'a AtomicU64,
+}
+
+impl<'a> Node<'a> {
+    fn at(arena: &'a Arena, offset: u64) -> Option<Self> {
+        let entry = Entry::at(arena, offset).filter(|entry| entry.key_bytes() == 16)?;
+        let [next, state] = entry.key()? else { return None };
+        Some(Self { entry, next, state })
+    }
+}
+
+impl ChainState {
+    pub(super) fn change<'a>(&'a self, arena: &'a Arena) -> Changing<'a> {
+        let changing = self.stripe.change(arena, |changing| self.repair(changing));
+        // SYNC(joinable-orphans): pairs with the Release in `note_death`.
+        if self.has_orphans.load(Acquire) != 0 {
+            self.reclaim(&changing);
+        }
+        changing
+    }
+
+    /// Visits the entries in order, each with the link that leads to it, until `visit` returns `false`.
+    fn walk<'a>(
+        &'a self,
+        arena: &'a Arena,
+        from: u64,
+        mut visit: impl FnMut(Node<'a>, Option<&'a AtomicU64>) -> bool,
+    ) {
+        let (mut link, mut at) = match from {
+            0 => (Some(&self.first), self.first.load(Relaxed)),
+            from => (None, from),
+        };
+        while at != 0
+            && let Some(node) = Node::at(arena, at)
+        {
+            let next = node.next.load(Relaxed);
+            if !visit(node, link) {
+                break;
+            }
+            // Cut off, it is no link any more.
+            if link.is_none_or(|link| link.load(Relaxed) == at) {
+                link = Some(node.next);
+            }
+            at = next;
+        }
+    }
+
+    /// Appends an entry, unless there are as many QUEUED ones as there may be.
+    pub(super) fn append(
+        &self,
+        arena: &Arena,
+        new: &mut Option<NewEntry<'_>>,
+    ) -> Result<bool, Error> {
+        let changing = self.change(arena);
+        let full = self.queued.load(Relaxed) >= self.capacity.load(Relaxed);
+        let Some(entry) = new.take_if(|_| !full) else { return Ok(false) };
+        let place = changing.place(&entry)?;
+        let last = Node::at(arena, self.last.load(Relaxed));
+        let link = last.map_or(&self.first, |last| last.next);
+        fault::point("joinable.appending");
+        changing.publish(link, place, entry);
+        self.last.store(place, Relaxed);
+        self.queued.store(self.queued.load(Relaxed) + 1, Relaxed);
+        self.unfinished.store(self.unfinished.load(Relaxed) + 1, Relaxed);
+        Ok(true)
+    }
+
+    /// Takes the first QUEUED entry for participant `me`; its value is appended to `into`.
+    pub(super) fn take(&self, arena: &Arena, me: u32, into: &mut Vec<u8>) -> Result<Took, Error> {
+        let changing = self.change(arena);
+        let mut found = None;
+        self.walk(arena, self.from.load(Relaxed), |node, _| {
+            let queued = node.state.load(Relaxed) == QUEUED;
+            if queued {
+                found = Some(node);
+            }
+            !queued
+        });
+        let Some(node) = found else {
+            self.from.store(self.last.load(Relaxed), Relaxed);
+            let (mine, mut has_mine) = (u64::from(me) << 8 | TAKEN, false);
+            self.walk(arena, 0, |node, _| {
+                has_mine = node.state.load(Relaxed) == mine;
+                !has_mine
+            });
+            let more_may_come = !has_mine && self.unfinished.load(Relaxed) > 0;
+            return Ok(Took::Nothing { more_may_come });
+        };
+        node.entry.load_value(into).ok_or_else(damaged)?;
+        fault::point("joinable.taking");
+        node.state.store(u64::from(me) << 8 | TAKEN, Release);
+        fault::point("joinable.taken");
+        self.from.store(node.entry.offset(), Relaxed);
+        self.queued.store(self.queued.load(Relaxed).saturating_sub(1), Relaxed);
+        drop(changing);
+        Ok(Took::Value)
+    }
+
+    /// Cuts off the first entry that participant `me` has taken; `None` if there is none.
+    pub(super) fn finish<'a>(&'a self, arena: &'a Arena, me: u32) -> Option<Option<CarriedBy<'a>>> {
+        let changing = self.change(arena);
+        let mine = u64::from(me) << 8 | TAKEN;
+        let mut found = None;
+        self.walk(arena, 0, |node, link| {
+            if node.state.load(Relaxed) == mine {
+                found = link.map(|link| (node, link));
+            }
+            found.is_none()
+        });
+        let (node, link) = found?;
+        Some(self.cut_off(&changing, node, link))
+    }
+
+    /// Cuts an entry off: one store.
+    fn cut_off<'a>(
+        &self,
+        changing: &Changing<'a>,
+        node: Node<'a>,
+        link: &AtomicU64,
+    ) -> Option<CarriedBy<'a>> {
+        let at = node.entry.offset();
+        let next = node.next.load(Relaxed);
+        let removed = changing.take_over(&node.entry);
+        fault::point("joinable.cutting-off");
+        link.store(next, Release);
+        fault::point("joinable.cut-off");
+        if self.from.load(Relaxed) == at {
+            self.from.store(next, Relaxed);
+        }
+        if self.last.load(Relaxed) == at {
+            self.find_last(changing.arena);
+        }
+        self.unfinished.store(self.unfinished.load(Relaxed).saturating_sub(1), Relaxed);
+        changing.discard(removed)
+    }
+
+    fn find_last(&self, arena: &Arena) {
+        let mut last = 0;
+        self.walk(arena, 0, |node, _| {
+            last = node.entry.offset();
+            true
+        });
+        self.last.store(last, Relaxed);
+    }
+
+    /// Deals with what dead consumers had taken (R2).
+    #[cold]
+    fn reclaim(&self, changing: &Changing<'_>) {
+        let arena = changing.arena;
+        let dead: Vec<u64> = self.orphans.iter().map(|bits| bits.load(Relaxed)).collect();
+        let is_dead = |state: u64| {
+            let id = (state >> 8) as usize;
+            state & 0xff == TAKEN
+                && dead.get(id / BITS).is_some_and(|bits| bits >> (id % BITS) & 1 != 0)
+        };
+        let redelivers = self.redelivers.load(Relaxed) != 0;
+        let mut dropped = Vec::new();
+        self.walk(arena, 0, |node, link| {
+            if is_dead(node.state.load(Relaxed)) {
+                if redelivers {
+                    fault::point("joinable.redelivering");
+                    node.state.store(QUEUED, Release);
+                } else if let Some(link) = link {
+                    dropped.extend(self.cut_off(changing, node, link));
+                }
+            }
+            true
+        });
+        self.from.store(0, Relaxed);
+        self.count(arena);
+        fault::point("joinable.reclaimed");
+        self.has_orphans.store(0, Relaxed);
+        for (bits, seen) in self.orphans.iter().zip(dead) {
+            bits.fetch_and(!seen, AcqRel);
+        }
+        if self.orphans.iter().any(|bits| bits.load(Acquire) != 0) {
+            self.has_orphans.store(1, Relaxed);
+        }
+        // Gives up handles, which locks the objects: in order (R5 of `stripe.rs`).
+        drop(dropped);
+    }
+
+    fn count(&self, arena: &Arena) {
+        let (mut queued, mut all) = (0, 0);
+        self.walk(arena, 0, |node, _| {
+            all += 1;
+            queued += u64::from(node.state.load(Relaxed) == QUEUED);
+            true
+        });
+        self.queued.store(queued, Relaxed);
+        self.unfinished.store(all, Relaxed);
+    }
+
+    fn slots_in_use(&self, arena: &Arena) -> HashSet<u64> {
+        let mut slots = HashSet::new();
+        self.walk(arena, 0, |node, _| {
+            if !node.entry.has_block() {
+                slots.insert(node.entry.offset());
+            }
+            true
+        });
+        slots
+    }
+
+    fn repair(&self, changing: &Changing<'_>) {
+        let arena = changing.arena;
+        self.walk(arena, 0, |node, _| {
+            node.entry.adopt();
+            true
+        });
+        self.from.store(0, Relaxed);
+        self.find_last(arena);
+        self.count(arena);
+        changing.rebuild_heap(&self.slots_in_use(arena));
+    }
+}
+
+impl ChainState {
+    /// Visits what is reachable.
+    fn each_part(
+        &self,
+        arena: &Arena,
+        changed_by: Option<ParticipantId>,
+        visit: &mut dyn FnMut(Part),
+    ) {
+        if self.stripe.is_changed_by(changed_by) {
+            self.stripe.heap.each_page(arena, |page| visit(Part::Block(page)));
+            self.walk(arena, 0, |node, _| {
+                node.entry.each_part(visit);
+                true
+            });
+        }
+    }
+
+    /// Checks everything: counts, every block and slot reachable once or free.
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn check(&self, arena: &Arena) -> Result<(), String> {
+        let changing = self.change(arena);
+        let counted = (self.queued.load(Relaxed), self.unfinished.load(Relaxed));
+        let last = self.last.load(Relaxed);
+        self.count(arena);
+        self.find_last(arena);
+        let real = (self.queued.load(Relaxed), self.unfinished.load(Relaxed));
+        if counted != real || last != self.last.load(Relaxed) {
+            return Err(format!("{real:?} entries are counted as {counted:?}"));
+        }
+        changing.check_heap(&self.slots_in_use(arena))?;
+        crate::collections::keep::check_parts(arena, |visit| self.each_part(arena, None, visit))
+    }
+
+    /// Notes that a participant has died (R2), and takes its threads out of the rooms.
+    fn note_death(&self, arena: &Arena, object: u32, dead: ParticipantId) {
+        let id = dead.to_raw() as usize;
+        self.orphans[id / BITS].fetch_or(1 << (id % BITS), AcqRel);
+        // SYNC(joinable-orphans): pairs with the Acquire in `change`; carries the bit.
+        self.has_orphans.store(1, Release);
+        for room in [&self.getters, &self.putters, &self.joiners] {
+            settle_room(arena, room, object, dead);
+        }
+    }
+}
+
+/// See [`Keeper::each_part`](crate::shm::keeper::Keeper).
+pub(super) fn each_part(
+    arena: &Arena,
+    block: u64,
+    changed_by: Option<ParticipantId>,
+    visit: &mut dyn FnMut(Part),
+) {
+    if let Some(state) = arena.at(Offset::<ChainState>::new(block)) {
+        state.each_part(arena, changed_by, visit);
+    }
+}
+
+/// See [`Keeper::settle`](crate::shm::keeper::Keeper).
+pub(super) fn settle(arena: &Arena, block: u64, object: u32, dead: ParticipantId) {
+    if let Some(state) = arena.at(Offset::<ChainState>::new(block)) {
+        state.note_death(arena, object, dead);
+    }
+}
