@@ -16,6 +16,8 @@
 //! - [`Pool::map`], [`Pool::map_each`]: one function, many inputs; all results or one outcome each.
 //! - [`Pool::submit`]: one call; a [`TaskHandle`] waits for its outcome.
 //! - [`Pool::with`]: a value that all calls may read, sent once.
+//! - [`sync`], [`collections`], [`queue`]: what processes share: locks and events, dicts and lists, queues
+//!   and pipes; [`Arena`] shares them with programs that were started separately.
 //! - [`TaskError`]: what happened to a call: a panic, or the worker's pid and how it ended.
 //!
 //! Nothing needs to be registered, and the same code works in a program, an example, a bench and a

@@ -169,27 +169,43 @@ struct Queues {
     short: Queue<u64>,
     long: Queue<String>,
     handles: Queue<Value<u64>>,
+    /// What was put less what was got, as far as those who did it have lived to say so.
+    balance: Value<i64>,
+}
+
+impl Queues {
+    fn counted_put<T: Kept>(&self, queue: &Queue<T>, value: T, wait: Duration) {
+        if queue.put_timeout(value, wait).is_ok() {
+            self.balance.fetch_add(1);
+        }
+    }
+    fn counted_get<T: Kept>(&self, queue: &Queue<T>, wait: Duration) -> Option<T> {
+        let value = queue.get_timeout(wait).ok()?;
+        self.balance.fetch_sub(1);
+        Some(value)
+    }
 }
 
 impl Scenario for Queues {
     fn make() -> Self {
         let (short, long) = (Queue::new(3).unwrap(), Queue::new(2).unwrap());
-        Self { short, long, handles: Queue::new(4).unwrap() }
+        Self { short, long, handles: Queue::new(4).unwrap(), balance: Value::new(0).unwrap() }
     }
     fn work(self, number: usize) {
         let soon = Duration::from_millis(20);
         for round in 0..12u64 {
-            let _ = self.short.put_timeout(number as u64 * 100 + round, soon);
+            self.counted_put(&self.short, number as u64 * 100 + round, soon);
             if (round as usize + number).is_multiple_of(4) {
                 linger();
             }
-            let _ = self.long.try_put(text(round, [2, 900][round as usize % 2]));
-            let _ = self.handles.try_put(Value::new(7).unwrap());
-            let _ = self.short.get_timeout(soon);
-            if let Ok(value) = self.long.try_get() {
+            let at_once = Duration::ZERO;
+            self.counted_put(&self.long, text(round, [2, 900][round as usize % 2]), at_once);
+            self.counted_put(&self.handles, Value::new(7).unwrap(), at_once);
+            self.counted_get(&self.short, soon);
+            if let Some(value) = self.counted_get(&self.long, at_once) {
                 assert!(is_whole(&value));
             }
-            if let Ok(value) = self.handles.try_get() {
+            if let Some(value) = self.counted_get(&self.handles, at_once) {
                 assert_eq!(value.load(), 7);
             }
         }
@@ -198,6 +214,17 @@ impl Scenario for Queues {
         self.short.check_invariants().unwrap();
         self.long.check_invariants().unwrap();
         self.handles.check_invariants().unwrap();
+        let left = self.short.len() + self.long.len() + self.handles.len();
+        let missing = self.balance.swap(0) - left as i64;
+        match fault::fired() {
+            // Before the store that commits: what was being got is still there, what was being put is
+            // not. After it: the other way round, and nobody has said so.
+            Some("queue.marked" | "queue.taken" | "queue.emptied") => {
+                assert!([0, 1].contains(&missing))
+            }
+            Some("queue.put") => assert!([0, -1].contains(&missing)),
+            fired => assert_eq!(missing, 0, "{fired:?}"),
+        }
         let rest: Vec<u64> = std::iter::from_fn(|| self.short.try_get().ok()).collect();
         let distinct: HashSet<u64> = rest.iter().copied().collect();
         assert_eq!(distinct.len(), rest.len(), "something was delivered twice");

@@ -52,7 +52,10 @@ fn owner() -> Arena {
 }
 
 fn attach() -> Arena {
-    Arena::builder(&name()).key(KEY).timeout(SOON).attach().unwrap()
+    let arena = Arena::builder(&name()).key(KEY).timeout(SOON).attach().unwrap();
+    // The owner registers one after the other.
+    wait_until("all is registered", || arena.names().len() == 5);
+    arena
 }
 
 /// Puts ten tasks, and waits for as many results.

@@ -452,9 +452,11 @@ fn two_readers() {
     for n in 0..20u64 {
         let readers = [1, 2]
             .map(|_| pool.submit(|queue: Queue<u64>| queue.get().unwrap(), queue.clone()).unwrap());
-        let workers = workers_of(std::process::id(), "two");
+        let mut workers = Vec::new();
         wait_until("both sleep", || {
-            queue.waiting().0 == 2 && workers.iter().all(|worker| is_asleep(*worker))
+            workers = workers_of(std::process::id(), "two");
+            let sleep = workers.len() == 2 && workers.iter().all(|worker| is_asleep(*worker));
+            queue.waiting().0 == 2 && sleep
         });
         // Stopped in its sleep, it is advised and does not look.
         let victim = workers[n as usize % 2];

@@ -3,12 +3,16 @@
 //! - [`architecture`]: processes, memory, the path of one task, the layers, and where to look.
 //! - [`crash_model`]: for each step of that path, who may die, what the others see, and who repairs
 //!   it.
+//! - [`from_python`]: where everything of `multiprocessing` and `concurrent.futures` is.
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
 
 #[doc = include_str!("crash_model.md")]
 pub mod crash_model {}
+
+#[doc = include_str!("from_python.md")]
+pub mod from_python {}
 
 /// Has the program in the README compiled and run.
 #[cfg(doctest)]

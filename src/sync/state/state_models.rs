@@ -7,10 +7,11 @@ use super::barrier::{BarrierState, Passage};
 use super::condvar::CondvarState;
 use super::event::EventState;
 use super::once::{OnceState, Turn};
+use super::room::Room;
 use super::rwlock::RwLockState;
 use super::semaphore::SemaphoreState;
 use super::{Caller, Deadline, Records, WaitQueue, Waiter};
-use crate::prim::{AtomicU32, AtomicU64, Relaxed};
+use crate::prim::{AcqRel, AtomicU32, AtomicU64, Relaxed};
 use loom::sync::Arc;
 use loom::thread;
 use std::time::Duration;
@@ -358,4 +359,66 @@ fn once_models_after_a_failure_the_next_one_does_it() {
         }
     }
     explore(OnceState::new, &[fail, init], |_| ());
+}
+
+// Room --------------------------------------------------------------------------------------
+
+/// A counter of values outside the latch, and the room of those who want one.
+struct Stock {
+    room: Room,
+    values: AtomicU32,
+}
+
+impl Stock {
+    fn new() -> Self {
+        Self { room: Room::new(), values: AtomicU32::new(0) }
+    }
+
+    fn put(&self, caller: &impl Caller) {
+        self.values.fetch_add(1, AcqRel);
+        self.room.notify(caller, 1);
+    }
+
+    fn get(&self, caller: &impl Caller, deadline: Deadline) -> bool {
+        let attempt = || {
+            let taken = self.values.fetch_update(AcqRel, Relaxed, |values| values.checked_sub(1));
+            taken.ok()
+        };
+        self.room.wait(caller, deadline, attempt).is_some()
+    }
+}
+
+#[test]
+fn room_models_nobody_waits_while_there_is_something() {
+    fn get(thread: &Thread<Stock>) {
+        assert!(thread.state().get(thread, Deadline::Never));
+    }
+    fn put_two(thread: &Thread<Stock>) {
+        thread.state().put(thread);
+        thread.state().put(thread);
+    }
+    explore(Stock::new, &[get, get, put_two], |memory| {
+        assert_eq!(memory.state.values.load(Relaxed), 0);
+        assert_eq!(memory.state.room.waiting(), 0);
+    });
+}
+
+#[test]
+fn room_models_an_advice_to_one_whose_time_is_up_is_not_lost() {
+    fn get(thread: &Thread<Stock>) {
+        assert!(thread.state().get(thread, Deadline::Never));
+    }
+    /// Leaves at once; if it gets something, it puts it back.
+    fn glance(thread: &Thread<Stock>) {
+        if thread.state().get(thread, Deadline::At(0)) {
+            thread.state().put(thread);
+        }
+    }
+    fn put(thread: &Thread<Stock>) {
+        thread.state().put(thread);
+    }
+    explore(Stock::new, &[get, glance, put], |memory| {
+        assert_eq!(memory.state.values.load(Relaxed), 0);
+        assert_eq!(memory.state.room.waiting(), 0);
+    });
 }
