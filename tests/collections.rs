@@ -106,8 +106,10 @@ fn collections_nest_and_what_is_inside_lives_as_long_as_it_is_reachable() {
         assert!(dict.remove("7").unwrap() == Some(list.clone()));
         assert_eq!(list.len(), 2, "this handle keeps it");
         drop(list);
-        let deep = Dict::<u8, Dict<u8, List<Queue<Mutex<u64>>>>>::new().unwrap();
-        let (inner, last) = (Dict::new().unwrap(), List::new().unwrap());
+        type Inner = Dict<u8, List<Queue<Mutex<u64>>>>;
+        type Deep = Dict<u8, Inner>;
+        let deep = Deep::new().unwrap();
+        let (inner, last) = (Inner::new().unwrap(), List::new().unwrap());
         let queue = Queue::new(2).unwrap();
         queue.put(Mutex::new(7u64).unwrap()).unwrap();
         last.push(&queue).unwrap();
@@ -116,7 +118,7 @@ fn collections_nest_and_what_is_inside_lives_as_long_as_it_is_reachable() {
         drop((inner, last, queue));
         let mutex = pool
             .submit(
-                |deep: Dict<u8, Dict<u8, List<Queue<Mutex<u64>>>>>| {
+                |deep: Deep| {
                     let list = deep.get(&1).unwrap().unwrap().get(&2).unwrap().unwrap();
                     list.get(0).unwrap().unwrap().get().unwrap()
                 },
@@ -168,7 +170,7 @@ fn iterating_while_others_write_shows_whole_entries() {
             dict.insert(&(round % 300), &value).unwrap();
             dict.remove(&((round + 150) % 300)).unwrap();
             list.push(&value).unwrap();
-            if round % 5 == 0 {
+            if round.is_multiple_of(5) {
                 list.truncate(20);
             }
             round += 1;
@@ -323,7 +325,9 @@ fn an_array_is_shared_element_by_element_and_as_a_whole() {
         all[0] += 1;
     };
     pool.with(&array).map(add, 1..=500).unwrap();
-    assert_eq!(*array.lock().unwrap(), [505, 125_250, -125_250]);
+    assert_eq!(array.lock().unwrap().as_slice(), [505, 125_250, -125_250]);
+    array.lock().unwrap().as_mut_slice()[1] = 0;
+    assert_eq!(array.load(1), 0);
     assert_eq!((array.len(), array.swap(0, 9), array.load(0)), (3, 505, 9));
     let held = array.lock().unwrap();
     let again = array.clone();

@@ -296,6 +296,26 @@ fn namespace_shows_the_value_after_the_event() {
 }
 
 #[test]
+fn until_quit_stops_when_told_and_names_its_workers() {
+    let output = run(&mut Command::new(example("until_quit")));
+    let lines: Vec<&str> = output.lines().collect();
+    let expected = [
+        "Entered main...",
+        "I'm the worker, received something: message 1",
+        "I'm the worker, received something: message 2",
+        "I'm the worker, received something: message 3",
+        "Bye byes!",
+        "received: 3",
+    ];
+    assert_eq!(lines[..6], expected, "{output}");
+    for (line, number) in lines[6..].iter().zip(1..=4) {
+        assert!(line.starts_with("Process calc-worker-"), "{output}");
+        assert!(line.ends_with(&format!(", calculation {number} done")), "{output}");
+    }
+    assert_eq!(lines.len(), 10, "{output}");
+}
+
+#[test]
 fn pool_doubles_like_an_iterator() {
     let output = run(&mut Command::new(example("pool")));
     let doubled = "[0, 2, 4, 6, 8, 10, 12, 14, 16, 18]";

@@ -160,6 +160,8 @@ fn be_refused() {
     std::fs::write(&dead, b"x").unwrap();
     let error = Arena::attach(&format!("{name}.dead")).unwrap_err();
     assert!(matches!(error, ArenaError::OwnerDead { .. }), "{error}");
+    let error = attach_to_another_users(&name);
+    assert!(error.is_none_or(|error| matches!(error, ArenaError::WrongUser { uid: 12345, .. })));
     // Whoever creates sweeps it. And from then on this process has an arena.
     let mine = Arena::builder(&format!("{name}.mine")).bytes(8 << 20).create().unwrap();
     assert!(!std::path::Path::new(&dead).exists());
@@ -168,6 +170,18 @@ fn be_refused() {
     assert!(mine.register("n", &1u8).is_ok() && mine.register("n", &2u8).is_err());
     assert_eq!((mine.names(), mine.lookup::<u8>("m").unwrap()), (vec!["n".to_string()], None));
     assert!(mine.unregister("n") && !mine.unregister("n"));
+}
+
+/// What comes of attaching to another user's segment; `None` if only root could make one.
+fn attach_to_another_users(name: &str) -> Option<ArenaError> {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap();
+    let file = format!("/dev/shm/procpool.{}.{ticks}.{name}.theirs", std::process::id());
+    std::fs::write(&file, b"x").unwrap();
+    let chowned = std::os::unix::fs::chown(&file, Some(12345), None);
+    let attached = Arena::attach(&format!("{name}.theirs"));
+    std::fs::remove_file(&file).unwrap();
+    chowned.is_ok().then(|| attached.unwrap_err())
 }
 
 /// Attaches to an arena of another version.

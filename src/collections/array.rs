@@ -374,6 +374,19 @@ pub struct ArrayGuard<'a, T: Plain> {
     panicking: bool,
 }
 
+impl<T: Plain> ArrayGuard<'_, T> {
+    /// The elements.
+    #[must_use]
+    pub fn as_slice(&self) -> &[T] {
+        self
+    }
+
+    /// The elements, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        self
+    }
+}
+
 impl<T: Plain> Drop for ArrayGuard<'_, T> {
     fn drop(&mut self) {
         if !is_copy() {

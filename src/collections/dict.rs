@@ -23,7 +23,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Kept for T {}
 ///
 /// There is no server: the data is in the arena, and each process works on it directly. Reading takes
 /// no lock. A change locks one of 32 stripes of the dictionary for less than a microsecond, never
-/// while code of yours runs. The dictionary grows as long as the arena has room.
+/// while code of yours runs. The dictionary grows as long as the arena has room; an empty one takes
+/// 12 KiB, and what it has grown to is freed by [`clear`](Self::clear) or with the dictionary.
 ///
 /// **A value that was read is a copy.** Changing it changes nothing in the dictionary until it is put
 /// back; [`update`](Self::update) does both. (CPython's `Manager().dict()` behaves in the same way.)
