@@ -2,7 +2,7 @@
 
     dict_get CALLS                 a Manager's dict of 100000 int keys, a random one each time
     dict_set CALLS                 the same, replacing values
-    record_get CALLS               100000 keys of 16 characters, values that are tuples of 10 ints
+    record_get CALLS               100000 keys of 16 characters, values that are tuples of 10 numbers
     record_set CALLS
     list_get CALLS                 a Manager's list of 100000 ints, a random one each time
     list_push CALLS                append to a Manager's list that is empty at first
@@ -48,10 +48,21 @@ def int_dict():
 
 
 def record(number):
-    return tuple((number >> 8) + field for field in range(10))
+    first = number >> 8
+    return (
+        first,
+        number % 10_000_000_000,
+        1_700_000_000 + number % 100_000_000,
+        1_800_000_000 + number % 100_000_000,
+        number / 100,
+        first / 100,
+        5000.0,
+        0.035,
+        number % 900,
+        first + 9,
+    )
 
 
-@functools.cache
 def record_dict():
     shared = manager().dict()
     shared.update({f"{number:016x}": record(number) for number in numbers()})

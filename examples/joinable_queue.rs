@@ -68,7 +68,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..CONSUMERS {
         tasks.put(None)?;
     }
-    tasks.join();
+    while !tasks.join_timeout(Duration::from_millis(100)) {
+        // If one consumer dies, the others do its work, and its `None` is left over.
+        if consumers.iter().all(|consumer| consumer.is_finished()) {
+            while let Ok(left) = tasks.try_get() {
+                tasks.task_done()?;
+                if left.is_some() {
+                    return Err("all consumers are gone".into());
+                }
+            }
+        }
+    }
     for _ in 0..TASKS {
         println!("Result: {}", results.get()?);
     }

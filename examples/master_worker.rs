@@ -5,8 +5,9 @@
 //! Each worker gets tasks until the master closes the queue. (The program that this one follows sends
 //! one `None` per worker instead, and then waits for ever, because nobody reports those as done.)
 
-use procpool::queue::{JoinableQueue, Queue};
+use procpool::queue::{GetError, JoinableQueue, Queue};
 use procpool::{Error, Pool};
+use std::time::Duration;
 
 const WORKERS: usize = 4;
 
@@ -30,8 +31,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for number in 1..=10 {
         tasks.put(number)?;
     }
-    let squares = (0..10).map(|_| results.get()).collect::<Result<Vec<_>, _>>()?;
-    tasks.join();
+    let mut squares = Vec::new();
+    while squares.len() < 10 {
+        match results.get_timeout(Duration::from_millis(100)) {
+            Ok(square) => squares.push(square),
+            // If one worker dies, the others do its work; without any of them nobody would.
+            Err(GetError::Empty) if workers.iter().all(|worker| worker.is_finished()) => {
+                return Err("all workers are gone".into());
+            }
+            Err(GetError::Empty) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    tasks.join_timeout(Duration::from_secs(1));
     tasks.close();
     for worker in workers {
         worker.join()??;

@@ -37,15 +37,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         shared.clone(),
     )?;
     // The consumer is to look first.
-    while !shared.0.contains("waits") {
+    while !shared.0.contains("waits") && !consumer.is_finished() {
         std::thread::yield_now();
     }
     let producer = pool.submit(
         |shared: (Namespace, Event)| produce(shared).map_err(|error| error.to_string()),
         shared.clone(),
     )?;
+    let produced = producer.join();
+    // Also if the producer was lost: nobody is to wait for it.
+    shared.1.set();
     consumer.join()??;
-    producer.join()??;
+    produced??;
     println!("names: {}", shared.0.names().join(" "));
     Ok(())
 }

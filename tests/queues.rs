@@ -318,6 +318,39 @@ fn a_join_that_waits_is_told_when_the_last_consumer_dies() {
     assert!(task.join().is_err());
 }
 
+/// The rooms of an object were mixed up after a death: whoever waited in one was on the queue of all.
+#[test]
+fn those_who_wait_for_different_things_are_kept_apart_when_somebody_dies() {
+    let _dog = watchdog(60);
+    let pool = pool_of(1);
+    let lose = |task: procpool::TaskHandle<()>| assert!(task.join().unwrap_err().is_worker_lost());
+    for _ in 0..10 {
+        let tasks = JoinableQueue::<u8>::new(4).unwrap();
+        tasks.put(1).unwrap();
+        tasks.get().unwrap();
+        let (one, other) = (tasks.clone(), tasks.clone());
+        let joiner = std::thread::spawn(move || one.join());
+        let getter = std::thread::spawn(move || other.get().unwrap());
+        wait_until("both wait", || tasks.waiting() == (1, 0, 1));
+        lose(pool.submit(|_: JoinableQueue<u8>| die(), tasks.clone()).unwrap());
+        assert_eq!(tasks.waiting(), (1, 0, 1));
+        tasks.put(2).unwrap();
+        assert_eq!(getter.join().unwrap(), 2);
+        tasks.task_done().unwrap();
+        tasks.task_done().unwrap();
+        joiner.join().unwrap();
+
+        let (here, there) = Pipe::<u8, u8>::pair().unwrap();
+        let receivers = [here.clone(), there.clone()]
+            .map(|end| std::thread::spawn(move || end.recv().unwrap()));
+        std::thread::sleep(Duration::from_millis(2));
+        lose(pool.submit(|_: Pipe<u8, u8>| die(), here.clone()).unwrap());
+        there.send(1).unwrap();
+        here.send(2).unwrap();
+        assert_eq!(receivers.map(|receiver| receiver.join().unwrap()), [1, 2]);
+    }
+}
+
 // Pipe --------------------------------------------------------------------------------------------
 
 #[test]

@@ -83,18 +83,19 @@ impl Key for u64 {
     }
 }
 
-/// 80 bytes; the numbers stay below 2^56, so that the codec, too, needs about 80 bytes for them.
+/// 80 bytes in memory, with numbers as large as an account has; encoded they are about 70 bytes. (Ten
+/// numbers of 56 random bits take 90 ns to decode, for LMDB and for us; these take half of that.)
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     user: u64,
     account: u64,
     opened: u64,
     changed: u64,
-    credit: u64,
-    debit: u64,
-    limit: u64,
+    credit: f64,
+    debit: f64,
+    limit: f64,
+    rate: f64,
     branch: u64,
-    product: u64,
     version: u64,
 }
 
@@ -113,14 +114,14 @@ impl Key for String {
         let first = number >> 8;
         Record {
             user: first,
-            account: first + 1,
-            opened: first + 2,
-            changed: first + 3,
-            credit: first + 4,
-            debit: first + 5,
-            limit: first + 6,
-            branch: first + 7,
-            product: first + 8,
+            account: number % 10_000_000_000,
+            opened: 1_700_000_000 + number % 100_000_000,
+            changed: 1_800_000_000 + number % 100_000_000,
+            credit: number as f64 / 100.0,
+            debit: first as f64 / 100.0,
+            limit: 5000.0,
+            rate: 0.035,
+            branch: number % 900,
             version: first + 9,
         }
     }

@@ -108,7 +108,10 @@ pub(super) struct Taken<'a, R> {
 }
 
 impl BufferState {
-    pub(super) fn initialise(&self, count: usize, cell_words: usize, start: usize) {
+    /// Fills in a new buffer, all zero so far: the `number`th of its object.
+    pub(super) fn initialise(&self, number: u32, count: usize, cell_words: usize, start: usize) {
+        self.getters.0.initialise(number * 2);
+        self.putters.0.initialise(number * 2 + 1);
         self.count.store(count as u64, Relaxed);
         self.cell_words.store(cell_words as u64, Relaxed);
         self.start.store(start as u64, Relaxed);

@@ -91,6 +91,9 @@ impl<T: Kept> JoinableQueue<T> {
         }
         let handle = Handle::create(&PARTS, None, |state: &ChainState| {
             state.capacity.store(capacity as u64, Relaxed);
+            for (number, room) in (0..).zip([&state.getters, &state.putters, &state.joiners]) {
+                room.initialise(number);
+            }
             state.redelivers.store(u32::from(on_death == OnDeath::Redeliver), Relaxed);
             #[allow(unsafe_code)] // As the comment says.
             // SAFETY: the object is new and nobody else's yet.
@@ -308,6 +311,13 @@ impl<T: Kept> JoinableQueue<T> {
     pub fn is_closed(&self) -> bool {
         // SYNC(joinable-closed): pairs with the swap in `close`.
         self.handle.state().closed.load(Acquire) != 0
+    }
+
+    /// How many threads wait at this moment: for a value, for room, for all to be done.
+    #[must_use]
+    pub fn waiting(&self) -> (u32, u32, u32) {
+        let state = self.handle.state();
+        (state.getters.waiting(), state.putters.waiting(), state.joiners.waiting())
     }
 
     /// Checks everything: for tests.

@@ -128,8 +128,8 @@ impl<A: Kept, B: Kept> Pipe<A, B> {
         let (there, there_words) = layout(CAPACITY, slot_bytes::<A>())?;
         let (back, back_words) = layout(CAPACITY, slot_bytes::<B>())?;
         let fill = |state: &PipeState| {
-            state.buffers[0].initialise(CAPACITY, there_words, 0);
-            state.buffers[1].initialise(CAPACITY, back_words, there);
+            state.buffers[0].initialise(0, CAPACITY, there_words, 0);
+            state.buffers[1].initialise(1, CAPACITY, back_words, there);
         };
         let pipe = Handle::create_with_tail(&PIPE, there + back, None, fill)?;
         let ends = [make_end(&pipe, 0)?, make_end(&pipe, 1)?];

@@ -119,7 +119,7 @@ impl<T: Kept> Queue<T> {
     /// As [`new`](Self::new).
     pub fn with_slots(capacity: usize, slot_bytes: usize) -> Result<Self, Error> {
         let (bytes, cell_words) = layout(capacity, slot_bytes)?;
-        let fill = |state: &QueueState| state.buffer.initialise(capacity, cell_words, 0);
+        let fill = |state: &QueueState| state.buffer.initialise(0, capacity, cell_words, 0);
         let handle = Handle::create_with_tail(&PARTS, bytes, None, fill)?;
         Ok(Self { handle, of: PhantomData })
     }

@@ -49,8 +49,8 @@ const ASLEEP: u32 = 3;
 /// The smallest outcome.
 pub(crate) const OUTCOME: u32 = 4;
 
-/// What a thread wants that waits in a room: to look again.
-pub(crate) const LOOK: u32 = u32::MAX;
+/// What a thread wants that waits in room 0 of an object: to look again. In room `n`: `LOOK + n`.
+pub(crate) const LOOK: u32 = u32::MAX << 4;
 
 /// A thread that waits, or has waited.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Waiter {
     /// Has the thread look again, if it sleeps in a room.
     #[cfg(not(loom))]
     pub(crate) fn poke(&self) {
-        if self.want() == LOOK
+        if self.want() >= LOOK
             && self.state.compare_exchange(ASLEEP, QUEUED, AcqRel, Relaxed).is_ok()
         {
             futex::wake(&self.state, 1);
@@ -183,10 +183,20 @@ impl WaitQueue {
         &'a self,
         death: &Death<'a, R>,
     ) -> (Locked<'a, R>, Vec<Given>) {
+        self.lock_room_for_dead(death, None)
+    }
+
+    /// The same for one of several queues of an object: whose threads want `only`.
+    #[cfg(not(loom))]
+    pub(crate) fn lock_room_for_dead<'a, R: Records>(
+        &'a self,
+        death: &Death<'a, R>,
+        only: Option<u32>,
+    ) -> (Locked<'a, R>, Vec<Given>) {
         self.latch.lock_for_dead(death.of, death.is_dead);
         let (records, sleepers, count) = (death.records, [0; SLEEPERS], 0);
         let mut locked = Locked { queue: self, records, sleepers, count, for_dead: true };
-        let given = locked.rebuild(death.object, death.of);
+        let given = locked.rebuild(death.object, death.of, only);
         (locked, given)
     }
 
@@ -337,7 +347,7 @@ impl<'a, R: Records> Locked<'a, R> {
 
     /// Makes the queue anew from the records (R2), without the dead; returns what those were given.
     #[cfg(not(loom))]
-    fn rebuild(&mut self, object: u32, dead: u32) -> Vec<Given> {
+    fn rebuild(&mut self, object: u32, dead: u32, only: Option<u32>) -> Vec<Given> {
         let (mut queued, mut given) = (Vec::new(), Vec::new());
         self.records.each_waiter(&mut |index, waiter| {
             // The state first: a thread may just leave another object's queue without its latch, or
@@ -352,7 +362,9 @@ impl<'a, R: Records> Locked<'a, R> {
                     given.push(Given { want: waiter.want() });
                 }
                 waiter.reset();
-            } else if matches!(state, QUEUED | ASLEEP) {
+            } else if matches!(state, QUEUED | ASLEEP)
+                && only.is_none_or(|only| only == waiter.want())
+            {
                 queued.push((waiter.ticket.load(Relaxed), index));
             }
         });

@@ -19,19 +19,33 @@
 
 use super::queue::{LOOK, OUTCOME, sleep_until};
 use super::{Caller, Deadline, WaitQueue};
-use crate::prim::fence_after_rmw;
+use crate::prim::{AtomicU32, Relaxed, fence_after_rmw};
 
-/// See the module documentation; all zero at first.
+/// See the module documentation; all zero at first, but for the number.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Room {
     queue: WaitQueue,
+    /// Which room of its object it is: a thread's record says so, too, because after a death the queue
+    /// is made anew from the records.
+    number: AtomicU32,
 }
 
 impl Room {
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
-        Self { queue: WaitQueue::new() }
+        Self { queue: WaitQueue::new(), number: AtomicU32::new(0) }
+    }
+
+    /// Says which of its object's rooms this is, 0 to 15, before anybody waits.
+    #[cfg(not(loom))]
+    pub(crate) fn initialise(&self, number: u32) {
+        self.number.store(number & 0xf, Relaxed);
+    }
+
+    /// What a thread wants that waits here.
+    fn want(&self) -> u32 {
+        LOOK + (self.number.load(Relaxed) & 0xf)
     }
 
     /// How many threads wait; a moment's view.
@@ -56,7 +70,7 @@ impl Room {
         }
         loop {
             let Some((index, waiter)) = caller.own_waiter(deadline) else { return attempt() };
-            self.queue.lock(caller).push(index, waiter, caller.object(), LOOK);
+            self.queue.lock(caller).push(index, waiter, caller.object(), self.want());
             // SYNC(room): R1: the swap that unlocked, then the look.
             fence_after_rmw();
             let mut found = attempt();
@@ -104,6 +118,6 @@ impl Room {
     /// Takes a dead process's threads out. Everybody is about to be told to look again.
     #[cfg(not(loom))]
     pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
-        drop(self.queue.lock_for_dead(death));
+        drop(self.queue.lock_room_for_dead(death, Some(self.want())));
     }
 }
