@@ -253,6 +253,23 @@ fn the_death_of_the_owner_is_seen_and_its_name_goes() {
     ends_well(waiting);
 }
 
+/// The name was left behind if the owner died before its guardian knew of it, or if the guardian looked
+/// while the owner was still dying.
+#[test]
+fn an_owner_that_is_killed_at_any_moment_leaves_no_name() {
+    let (_dog, folder) = (watchdog(100), tempfile::tempdir().unwrap());
+    let name = unique("any moment");
+    for round in 0..40 {
+        let mut owner = program("own", &name, folder.path());
+        std::thread::sleep(Duration::from_millis(round));
+        let below = descendants(owner.id());
+        kill(owner.id(), libc::SIGKILL);
+        owner.wait().unwrap();
+        wait_until("its guardian is gone", || below.iter().all(|pid| !is_running(*pid)));
+        assert!(files_of(&name).is_empty(), "{round} ms");
+    }
+}
+
 #[test]
 fn every_reason_to_be_refused_has_its_error() {
     let (_dog, folder) = (watchdog(100), tempfile::tempdir().unwrap());

@@ -5,14 +5,15 @@
 //! program that attaches. In it a namespace with what the programs register.
 //!
 //! # Protocol
-//! The owner creates the segment, fills the header, makes the namespace, has its guardian note the name,
-//! and publishes the arena by storing the magic number. Who attaches finds the file by its name, maps it,
+//! The owner starts a guardian, which removes the names of dead owners when this process is gone; then it
+//! creates the segment, fills the header, makes the namespace, and publishes the arena by storing the
+//! magic number. Who attaches finds the file by its name, maps it,
 //! waits for the magic number, compares layout and key, and takes a place among the participants.
 //!
 //! # If a process dies
 //! The owner: its guardian removes the name; who is attached keeps the memory, finds the owner dead when
 //! it looks, and is told by whatever it waits for. An attached program: whoever waits settles it
-//! (`sync/settle.rs`). The owner while it creates: the name is swept by the next creation.
+//! (`sync/settle.rs`). Owner and guardian together: the name is swept by the next creation.
 
 mod key;
 
@@ -141,12 +142,18 @@ impl ArenaBuilder {
                 "the size of the arena is {bytes}, outside {ARENA_BYTES_MIN}..={ARENA_BYTES_MAX}"
             ))));
         }
+        if let Ok(other) = named::find(&name) {
+            return Err(ArenaError::Exists { name, pid: other.pid });
+        }
         let bytes = bytes.next_multiple_of(4096);
+        // Before there is a name, so that no name can be left behind. It has no workers: any arena will
+        // do for it.
+        let guardian = Guardian::start(&shm::Arena::create(ARENA_BYTES_MIN)?)?;
         let created = Segment::create_named(&name, bytes);
         let (segment, file) = created.map_err(|error| ArenaError::of(error, &name))?;
         let segment_name = format!("/{}", file.file);
-        let made = Self::make(segment, &segment_name, &name, key.as_deref());
-        let (arena, names, guardian) = made.inspect_err(|_| {
+        let made = Self::make(segment, &name, key.as_deref());
+        let (arena, names) = made.inspect_err(|_| {
             // The mapping stays: it may be this process's arena by now.
             let _ = sys::memory::unlink_named(&segment_name);
         })?;
@@ -157,20 +164,17 @@ impl ArenaBuilder {
     /// Makes an arena of a new segment.
     fn make(
         segment: Segment,
-        segment_name: &str,
         name: &str,
         key: Option<&[u8]>,
-    ) -> Result<(&'static shm::Arena, Namespace, Guardian), Error> {
+    ) -> Result<(&'static shm::Arena, Namespace), Error> {
         let arena = shm::Arena::own_named(segment)?;
-        let guardian = Guardian::start(arena)?;
-        guardian.unlink_at_end(segment_name.to_owned())?;
         if let Some(key) = key {
             key::store(arena.key(), key, name);
         }
         let names = Namespace::new()?;
         arena.set_root(names.handle.caller().id());
         arena.publish();
-        Ok((arena, names, guardian))
+        Ok((arena, names))
     }
 
     /// Attaches to the arena of a program that lives.

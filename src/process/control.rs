@@ -20,8 +20,6 @@ pub(crate) enum Command {
     Fork { entry: CodeOffset, argument: Vec<u8>, name: String },
     /// Reap a dead child and say how it ended.
     Reap { pid: u32 },
-    /// Remove this segment's name when the user's process is gone.
-    UnlinkAtEnd { segment: String },
 }
 
 /// What the guardian answers, in the order of the commands.
@@ -30,7 +28,6 @@ pub(crate) enum Reply {
     Hello(Identity),
     Forked(Forked),
     Reaped(Option<WorkerExit>),
-    Noted,
 }
 
 /// The outcome of a fork: the pid, or the system's error number.

@@ -20,12 +20,14 @@
 use super::control::{Bootstrap, Command, Control, Forked, Reply};
 use super::identity::{Identity, resolve_entry};
 use crate::error::{Error, WorkerExit};
+use crate::shm::segment::named;
 use crate::shm::{Arena, fault};
 use crate::sys::{self, process::Ended, process::Fork};
 use ipc_channel::ipc::IpcOneShotServer;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Says that this process is to become a guardian, where `main` may run, and the folder's name.
 pub(crate) const VARIABLE: &str = "PROCPOOL_GUARDIAN";
@@ -126,7 +128,7 @@ fn run(role: Role) -> Result<(), Error> {
     let control = connect(&role.folder, role.doorbell)?;
     control.send(Reply::Hello(Identity::own()?))?;
     fault::point("guardian.ready");
-    serve(control, user_pidfd);
+    serve(control, user_pidfd, user);
     Ok(())
 }
 
@@ -205,14 +207,11 @@ fn exit_if_orphaned(doorbell: &OwnedFd, done: &OwnedFd, place: &Path) {
 }
 
 /// Serves until the user's process is gone.
-fn serve(control: Control<Reply, Command>, user: OwnedFd) {
-    let (control, user) = (Some(control), Some(user));
-    let mut guardian = Serving { control, user, children: Vec::new(), segments: Vec::new() };
+fn serve(control: Control<Reply, Command>, user: OwnedFd, user_pid: u32) {
+    let (control, user, children) = (Some(control), Some(user), Vec::new());
+    let mut guardian = Serving { control, user, user_pid, children, has_forked: false };
     while guardian.serve_once().is_some() {}
-    for segment in &guardian.segments {
-        // The user's process may have done so itself.
-        let _ = sys::memory::unlink_named(segment);
-    }
+    guardian.sweep_names();
     for pid in &guardian.children {
         sys::process::kill_child(*pid);
     }
@@ -224,12 +223,28 @@ fn serve(control: Control<Reply, Command>, user: OwnedFd) {
 struct Serving {
     control: Option<Control<Reply, Command>>,
     user: Option<OwnedFd>,
+    user_pid: u32,
     children: Vec<u32>,
-    /// Names to remove at the end.
-    segments: Vec<String>,
+    has_forked: bool,
 }
 
+/// Longest wait for the end of a process that has closed its descriptors. The user's process waits for
+/// a guardian that it has hung up on for one second.
+const END_WITHIN: Duration = Duration::from_millis(900);
+
 impl Serving {
+    /// Removes the names of dead owners, of which the user's process may be one.
+    fn sweep_names(&self) {
+        // A guardian that has never forked is there for the sake of a name (`named/mod.rs`). The doorbell
+        // hangs up a moment before a dying process is dead.
+        if let (Some(user), false) = (&self.user, self.has_forked)
+            && named::has_segment(self.user_pid)
+        {
+            let _ = sys::fd::poll_one(user.as_fd(), Some(END_WITHIN));
+        }
+        named::sweep();
+    }
+
     /// Waits for commands and answers them; `None` when the user's process is gone.
     fn serve_once(&mut self) -> Option<()> {
         let (control, user) = (self.control.as_ref()?, self.user.as_ref()?);
@@ -243,10 +258,6 @@ impl Serving {
                     Reply::Forked(self.fork(entry, &argument, &name))
                 }
                 Command::Reap { pid } => Reply::Reaped(self.reap(pid)),
-                Command::UnlinkAtEnd { segment } => {
-                    self.segments.push(segment);
-                    Reply::Noted
-                }
             };
             self.control.as_ref()?.send(reply).ok()?;
         }
@@ -276,6 +287,7 @@ impl Serving {
             Ok(Fork::Parent(pid)) => {
                 fault::point("guardian.forked");
                 self.children.push(pid);
+                self.has_forked = true;
                 Forked::Pid(pid)
             }
             Err(error) => Forked::Failed(error.raw_os_error()),

@@ -116,15 +116,6 @@ impl Guardian {
         }
     }
 
-    /// Has the guardian remove a segment's name when this process is gone.
-    pub(crate) fn unlink_at_end(&self, segment: String) -> Result<(), Error> {
-        self.control.send(Command::UnlinkAtEnd { segment })?;
-        match self.control.receive(self.pidfd(), PATIENCE)? {
-            Reply::Noted => Ok(()),
-            other => Err(Error::broken(format!("the guardian answered {other:?} to a name"))),
-        }
-    }
-
     /// Ends the guardian (and with it every worker that is left) and frees its process entry.
     pub(crate) fn end(self) {
         let Self { control, pidfd } = self;

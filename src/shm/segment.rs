@@ -153,6 +153,11 @@ pub(crate) mod named {
         }
     }
 
+    /// Whether a process owns a segment.
+    pub(crate) fn has_segment(pid: u32) -> bool {
+        files().iter().any(|file| file.pid == pid)
+    }
+
     /// Unlinks the segments of dead owners.
     pub(crate) fn sweep() {
         files().iter().filter(|file| !file.is_alive()).for_each(File::unlink);
