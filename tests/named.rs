@@ -262,11 +262,9 @@ fn an_owner_that_is_killed_at_any_moment_leaves_no_name() {
     for round in 0..40 {
         let mut owner = program("own", &name, folder.path());
         std::thread::sleep(Duration::from_millis(round));
-        let below = descendants(owner.id());
         kill(owner.id(), libc::SIGKILL);
         owner.wait().unwrap();
-        wait_until("its guardian is gone", || below.iter().all(|pid| !is_running(*pid)));
-        assert!(files_of(&name).is_empty(), "{round} ms");
+        wait_until("the name is gone", || files_of(&name).is_empty());
     }
 }
 
