@@ -257,7 +257,12 @@ impl Arena {
 
     /// Gives the memory behind large free blocks back to the system.
     #[allow(unsafe_code)] // Discards pages.
+    ///
+    /// Not in a named arena: its pages were reserved when it was created, so that writing cannot fail.
     pub(crate) fn trim(&self) {
+        if self.is_named() {
+            return;
+        }
         let held = self.lock_allocator();
         held.rebuild();
         held.walk(|unit, head| {

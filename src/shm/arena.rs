@@ -226,6 +226,11 @@ impl Arena {
         self.header().layout.load(Relaxed)
     }
 
+    /// Whether other programs can attach.
+    pub(super) fn is_named(&self) -> bool {
+        self.header().root_uid.load(Relaxed) != 0
+    }
+
     /// The words that belong to the key.
     pub(crate) fn key(&self) -> &[AtomicU64; KEY_WORDS] {
         &self.header().key

@@ -19,7 +19,10 @@
 
 use super::queue::{LOOK, OUTCOME, sleep_until};
 use super::{Caller, Deadline, WaitQueue};
-use crate::prim::{AtomicU32, Relaxed, fence_after_rmw};
+use crate::prim::{AtomicU32, Relaxed, fence_after_rmw, spin_hint};
+
+/// Pauses of the processor before each look: some tens of nanoseconds.
+const PAUSE: u32 = if cfg!(loom) { 0 } else { 8 };
 
 /// See the module documentation; all zero at first, but for the number.
 #[derive(Debug)]
@@ -62,6 +65,8 @@ impl Room {
     ) -> Option<R> {
         let mut found = None;
         let mut look = || {
+            // Each look takes the line away from whoever is about to fill it.
+            (0..PAUSE).for_each(|_| spin_hint());
             found = attempt();
             found.is_some()
         };
