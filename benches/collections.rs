@@ -35,8 +35,11 @@
 //! `dashmap` stays in one process and keeps values as they are, where ours are encoded; LMDB's keys are
 //! sorted and its readers never wait; neither is told when a process dies, and what a death costs is
 //! not measured here. Waking a sleeper is mostly the kernel's and the machine's work, and differs
-//! between machines more than anything else here. Foreign load is not held off, so run it on an idle
-//! machine.
+//! between machines more than anything else here. So does the way of a cache line from core to core,
+//! which is all that a queue's ends at each other's heels wait for: on the machine of the record it takes
+//! 40 ns, and for minutes at a time 175 ns (two threads passing one word to and fro), when the host has
+//! put the two cores far from each other. Then a value of 1 KiB takes 900 ns in place of 200. Foreign
+//! load is not held off, so run it on an idle machine.
 #![deny(unsafe_code)]
 
 mod collections_peers;
