@@ -8,6 +8,7 @@ use procpool::collections::*;
 use procpool::queue::Queue;
 use procpool::sync::{Event, Mutex};
 use procpool::{Pool, fault};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use support::*;
 
@@ -253,6 +254,27 @@ fn what_cannot_cross_is_an_error_that_names_the_type() {
     assert!(error.to_string().contains("Stubborn"), "{error}");
 }
 
+#[test]
+fn what_is_encoded_in_several_ways_is_retained_as_it_was_read() {
+    let dict = Dict::<u32, HashMap<String, u32>>::new().unwrap();
+    for key in 0..20 {
+        let value = (0..9).map(|n| (n.to_string(), n)).collect();
+        dict.insert(&key, &value).unwrap();
+    }
+    assert_eq!(dict.retain(|key, value| value.len() == 9 && *key < 3).unwrap(), 17);
+    assert_eq!(dict.len(), 3);
+}
+
+#[test]
+fn keys_can_be_given_as_strings_and_slices() {
+    let dict = Dict::<Vec<u16>, u8>::new().unwrap();
+    dict.insert(&[1, 2, 3][..], &1).unwrap();
+    assert_eq!(dict.get(&vec![1, 2, 3]).unwrap(), Some(1));
+    let dict = Dict::<[u8; 4], u8>::new().unwrap();
+    dict.insert(&[1, 2, 3, 4], &1).unwrap();
+    assert_eq!(dict.keys().unwrap(), [[1, 2, 3, 4]]);
+}
+
 // List --------------------------------------------------------------------------------------------
 
 #[test]
@@ -294,8 +316,48 @@ fn a_list_does_what_a_vector_does() {
     }
     list.clear();
     assert!(list.is_empty());
+    list.extend([]).unwrap();
     list.push(&"again".into()).unwrap();
     assert_eq!(texts(&list), "again");
+}
+
+#[test]
+fn a_list_that_was_emptied_has_memory_until_it_is_cleared() {
+    succeeds("emptied-list");
+}
+
+fn emptied_list() {
+    let pool = pool_of(1);
+    let used = || pool.stats().arena_used_bytes;
+    let list = List::<u64>::new().unwrap();
+    let before = used();
+    list.extend(0..100_000).unwrap();
+    while list.pop().unwrap().is_some() {}
+    assert!(used() > before + 800_000, "{} and {before}", used());
+    list.clear();
+    assert_eq!(used(), before);
+    list.check_invariants().unwrap();
+}
+
+#[test]
+fn an_element_that_cannot_be_decoded_is_an_error_when_it_is_popped() {
+    let list = List::<Picky>::new().unwrap();
+    list.push(&Picky(3)).unwrap();
+    assert!(list.pop().unwrap_err().to_string().contains("Picky"));
+    assert_eq!(list.pop().unwrap(), None);
+}
+
+/// Only even numbers can be decoded.
+#[derive(Debug, PartialEq, Serialize)]
+struct Picky(u32);
+
+impl<'de> Deserialize<'de> for Picky {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match u32::deserialize(from)? {
+            odd if odd % 2 == 1 => Err(serde::de::Error::custom("odd")),
+            even => Ok(Self(even)),
+        }
+    }
 }
 
 #[test]
@@ -392,6 +454,7 @@ fn a_namespace_keeps_values_of_any_types() {
 fn child_program() {
     match role().as_deref() {
         Some("full-arena") => full_arena(),
+        Some("emptied-list") => emptied_list(),
         Some(other) => panic!("no role {other}"),
         None => {}
     }

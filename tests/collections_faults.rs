@@ -343,6 +343,8 @@ fn child_program() {
     let _dog = watchdog(300);
     match role.as_str() {
         "twice" => killed_twice(),
+        "sorted" => sorted_while_others_die(),
+        "counted" => counted_after_a_death(),
         name => println!("reached: {}", walk_by_name(name).join(" ")),
     }
 }
@@ -401,4 +403,77 @@ fn killed_twice() {
 #[test]
 fn whoever_repairs_may_die_too() {
     succeeds("twice");
+}
+
+/// Has a worker killed at `point` while it runs `work` on `object`.
+fn killed_at<T: Serialize + for<'de> Deserialize<'de> + Clone + 'static>(
+    pool: &Pool,
+    point: &str,
+    work: impl Fn(T) + Copy + Send + 'static,
+    object: &T,
+) {
+    fault::arm(point, 0).unwrap();
+    let lost = pool.submit(work, object.clone()).unwrap().join();
+    assert!(lost.is_err_and(|error| error.is_worker_lost()), "{point}");
+    assert!(fault::fired().is_some(), "{point}");
+    fault::disarm();
+}
+
+/// While one sorts a list, another dies that has changed it: nobody has touched the list since.
+fn sorted_while_others_die() {
+    let pool = Pool::builder().workers(1).name("sorts").build().unwrap();
+    fault::spare_this_process();
+    for length in [1usize, 1500] {
+        for point in ["entry.published", "list.shortening", "list.appended", "list.truncated"] {
+            let list = List::<String>::new().unwrap();
+            list.extend((0..9).rev().map(|number| text(number, length))).unwrap();
+            let mut others = Some(());
+            list.sort_by(|a, b| {
+                if others.take().is_some() {
+                    let change = |list: List<String>| {
+                        list.push(&text(70, 2)).unwrap();
+                        list.pop().unwrap();
+                        list.set(1, &text(71, 2)).unwrap();
+                        list.extend([text(72, 2)]).unwrap();
+                        list.truncate(4);
+                    };
+                    killed_at(&pool, point, change, &list);
+                }
+                a.cmp(b)
+            })
+            .unwrap();
+            list.check_invariants().unwrap();
+            let texts = list.to_vec().unwrap();
+            assert!(texts.is_sorted() && texts.iter().all(|text| is_whole(text)), "{point}");
+            list.push(&text(1, 1)).unwrap();
+            list.push(&text(2, 1)).unwrap();
+            assert_eq!(list.pop().unwrap(), Some(text(2, 1)), "{point}");
+            list.check_invariants().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_list_is_not_sorted_over_the_change_of_one_that_died() {
+    succeeds("sorted");
+}
+
+/// What is counted is right before anybody has repaired anything.
+fn counted_after_a_death() {
+    let pool = Pool::builder().workers(1).name("counts").build().unwrap();
+    fault::spare_this_process();
+    let dict = Dict::<String, u64>::new().unwrap();
+    let insert = |dict: Dict<String, u64>| {
+        dict.insert("key", &1).unwrap();
+    };
+    killed_at(&pool, "entry.published", insert, &dict);
+    assert_eq!((dict.len(), dict.is_empty()), (1, false));
+    killed_at(&pool, "dict.cleared", |dict: Dict<String, u64>| dict.clear(), &dict);
+    assert_eq!((dict.len(), dict.get("key").unwrap()), (0, None));
+    dict.check_invariants().unwrap();
+}
+
+#[test]
+fn a_dict_counts_what_the_dead_have_done() {
+    succeeds("counted");
 }

@@ -35,7 +35,7 @@ pub(crate) fn plain_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
     Some(unsafe { &*(std::ptr::from_ref(bytes) as *const [u8]) })
 }
 
-/// Appends the bytes of a key. Keys of types that borrow from one another have the same bytes.
+/// Appends the bytes of a key. A string and a slice have the bytes of a `String` and a `Vec`.
 ///
 /// # Errors
 /// The type's `Serialize` refused, or the key carries a handle: whose name says nothing about what

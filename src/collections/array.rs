@@ -21,7 +21,7 @@
 #![allow(unsafe_code)] // Hands out the elements to whoever has the lock.
 
 use crate::error::Error;
-use crate::prim::{AtomicU32, AtomicU64, Relaxed, Release};
+use crate::prim::{AtomicU32, AtomicU64, Relaxed, Release, SeqCst, compiler_fence};
 use crate::shm::fault;
 use crate::shm::offset::Shared;
 use crate::sync::crossing::crossing;
@@ -124,7 +124,7 @@ impl<T: Plain> Array<T> {
     /// The arena is full, or cannot be made.
     pub fn new(elements: &[T]) -> Result<Self, Error> {
         let array = Self::zeroed(elements.len())?;
-        array.held().elements().copy_from_slice(elements);
+        array.held().slice_mut().copy_from_slice(elements);
         Ok(array)
     }
 
@@ -180,7 +180,7 @@ impl<T: Plain> Array<T> {
     fn settle_lock(&self, locked: Locked, me: u32) -> Held<'_, T> {
         let state = self.state();
         state.holder.store(me, Relaxed);
-        let held = Held { array: self, not_send: PhantomData };
+        let mut held = Held { array: self, not_send: PhantomData };
         if locked == Locked::OwnerDied {
             // R2.
             if let Some(index) = state.journal.load(Relaxed).checked_sub(1) {
@@ -208,6 +208,8 @@ impl<T: Plain> Array<T> {
         let state = held.array.state();
         let condition = state.condition.load(Relaxed);
         state.guarded.store(1, Relaxed);
+        // Before anything that the holder stores, as this process's death sees it.
+        compiler_fence(SeqCst);
         // R3.
         state.condition.store(condition & !OWNER_DIED, Relaxed);
         let guard = ArrayGuard { held, panicking: std::thread::panicking() };
@@ -267,7 +269,7 @@ impl<T: Plain> Array<T> {
     /// If `index` is not less than the length, as a slice does.
     #[must_use]
     pub fn load(&self, index: usize) -> T {
-        self.held().elements()[index]
+        self.held().slice()[index]
     }
 
     /// Replaces the element at `index`.
@@ -297,10 +299,35 @@ impl<T: Plain> Array<T> {
         loop {
             let before = self.load(index);
             let new = change(before);
-            let held = self.held();
-            if bytemuck::bytes_of(&held.elements()[index]) == bytemuck::bytes_of(&before) {
+            let mut held = self.held();
+            if bytemuck::bytes_of(&held.slice()[index]) == bytemuck::bytes_of(&before) {
                 return held.replace(index, new);
             }
+        }
+    }
+
+    /// Replaces the element at `index` by `new` if it is `current`, compared byte by byte.
+    ///
+    /// # Errors
+    /// The element, if it is another.
+    ///
+    /// # Panics
+    /// As [`load`](Self::load).
+    ///
+    /// # Examples
+    /// ```
+    /// let seats = procpool::collections::Array::<u32>::zeroed(4)?;
+    /// assert_eq!(seats.compare_exchange(2, 0, 77), Ok(0));
+    /// assert_eq!(seats.compare_exchange(2, 0, 78), Err(77));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn compare_exchange(&self, index: usize, current: T, new: T) -> Result<T, T> {
+        let mut held = self.held();
+        let now = held.slice()[index];
+        if bytemuck::bytes_of(&now) == bytemuck::bytes_of(&current) {
+            Ok(held.replace(index, new))
+        } else {
+            Err(now)
         }
     }
 }
@@ -311,43 +338,62 @@ impl<T: Number> Array<T> {
     /// # Panics
     /// As [`load`](Self::load).
     pub fn fetch_add(&self, index: usize, by: T) -> T {
-        let held = self.held();
-        let before = held.elements()[index];
+        let mut held = self.held();
+        let before = held.slice()[index];
         held.replace(index, before.wrapping_sum(by))
+    }
+
+    /// Subtracts from the element at `index`, wrapping around at the type's limits; returns the one
+    /// before.
+    ///
+    /// # Panics
+    /// As [`load`](Self::load).
+    pub fn fetch_sub(&self, index: usize, by: T) -> T {
+        let mut held = self.held();
+        let before = held.slice()[index];
+        held.replace(index, before.wrapping_difference(by))
     }
 }
 
 impl<T: Plain> Held<'_, T> {
-    #[allow(clippy::mut_from_ref)] // Each caller uses it for one access.
-    fn elements(&self) -> &mut [T] {
+    fn slice(&self) -> &[T] {
         // SAFETY: R1; the range is the object's own, and any bytes are elements (Plain).
-        let all = unsafe { &mut *self.array.elements_and_spare() };
-        let length = all.len().saturating_sub(1);
-        &mut all[..length]
+        let all = unsafe { &*self.array.elements_and_spare() };
+        &all[..all.len().saturating_sub(1)]
+    }
+
+    fn slice_mut(&mut self) -> &mut [T] {
+        match self.slice_and_spare() {
+            Some((_, slice)) => slice,
+            None => &mut [],
+        }
+    }
+
+    fn slice_and_spare(&mut self) -> Option<(&mut T, &mut [T])> {
+        // SAFETY: as in `slice`; who has `self` alone has the lock, which no other thread has.
+        unsafe { &mut *self.array.elements_and_spare() }.split_last_mut()
     }
 
     /// R2.
-    fn replace(&self, index: usize, value: T) -> T {
-        let before = self.elements()[index];
-        let all = self.array.elements_and_spare();
-        // SAFETY: R1; the spare is the last one.
-        if let Some(spare) = unsafe { (*all).last_mut() } {
+    fn replace(&mut self, index: usize, value: T) -> T {
+        let before = self.slice()[index];
+        if let Some((spare, _)) = self.slice_and_spare() {
             *spare = value;
         }
         fault::point("array.written");
         self.array.state().journal.store(index as u64 + 1, Release);
+        // Before the element is written, as this process's death sees it.
+        compiler_fence(SeqCst);
         fault::point("array.committed");
         self.finish(index);
         before
     }
 
-    fn finish(&self, index: usize) {
-        let all = self.array.elements_and_spare();
-        // SAFETY: R1; the spare is the last one.
-        if let Some(spare) = unsafe { (*all).last() }.copied()
-            && let Some(element) = self.elements().get_mut(index)
+    fn finish(&mut self, index: usize) {
+        if let Some((spare, slice)) = self.slice_and_spare()
+            && let Some(element) = slice.get_mut(index)
         {
-            *element = spare;
+            *element = *spare;
         }
         fault::point("array.copied");
         self.array.state().journal.store(0, Release);
@@ -403,13 +449,13 @@ impl<T: Plain> Deref for ArrayGuard<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        self.held.elements()
+        self.held.slice()
     }
 }
 
 impl<T: Plain> DerefMut for ArrayGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        self.held.elements()
+        self.held.slice_mut()
     }
 }
 

@@ -52,6 +52,12 @@ pub(super) fn word_of(offset: u64, hash: u64) -> u64 {
     hash >> 32 << OFFSET_BITS | offset
 }
 
+/// Whether a word was used before, by an entry that has gone: using it again takes no room.
+#[inline]
+pub(super) fn is_reusable(word: &AtomicU64) -> bool {
+    word.load(Relaxed) == REMOVED
+}
+
 /// What a search has found.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place<'a> {

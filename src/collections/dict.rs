@@ -1,5 +1,6 @@
 //! A dictionary that processes share.
 
+use super::kept::{Kept, KeyFor};
 use super::map::{Changed, Expected, Found, MapState, STRIPES};
 use super::pairs::PairBytes;
 use super::scratch::{Scratch, with_scratch};
@@ -8,16 +9,10 @@ use crate::error::{Error, crossing as type_and};
 use crate::sync::crossing::crossing;
 use crate::sync::handle::{Handle, Parts};
 use crate::sync::settle::Kind;
-use serde::{Serialize, de::DeserializeOwned};
-use std::borrow::Borrow;
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::marker::PhantomData;
-
-/// What can be a key or a value: any `serde` type that borrows nothing.
-pub trait Kept: Serialize + DeserializeOwned + 'static {}
-
-impl<T: Serialize + DeserializeOwned + 'static> Kept for T {}
 
 /// A dictionary from any `serde` keys to any `serde` values, which all processes read and change.
 ///
@@ -73,10 +68,7 @@ fn cannot<T>(doing: &str, why: String) -> Error {
     Error::invalid(format!("cannot {doing} {}", type_and::<T>(why)))
 }
 
-fn encode_key<K, Q: Serialize + ?Sized + 'static>(
-    key: &Q,
-    scratch: &mut Scratch,
-) -> Result<(), Error> {
+fn encode_key<K, Q: KeyFor<K> + ?Sized>(key: &Q, scratch: &mut Scratch) -> Result<(), Error> {
     append_key(key, &mut scratch.key).map_err(|why| cannot::<K>("encode a key:", why))
 }
 
@@ -106,8 +98,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     /// The key cannot be encoded, or the value not be decoded.
     pub fn get<Q>(&self, key: &Q) -> Result<Option<V>, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -126,18 +117,10 @@ impl<K: Kept, V: Kept> Dict<K, V> {
             };
             match decode(&scratch.before) {
                 // What it led to may have gone since, with the value.
-                Err(_) if carries && self.has_changed(scratch)? => {}
+                Err(_) if carries && self.is_another(&scratch.key, &scratch.before)? => {}
                 decoded => return decoded.map(Some),
             }
         }
-    }
-
-    /// Whether the value is no longer the one in `scratch.before`.
-    fn has_changed(&self, scratch: &Scratch) -> Result<bool, Error> {
-        let mut now = Vec::new();
-        let arena = self.handle.caller().arena();
-        let found = self.handle.state().get(arena, &scratch.key, &mut now)?;
-        Ok(found == Found::Nothing || now != scratch.before)
     }
 
     /// Returns whether the key is there.
@@ -146,8 +129,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     /// The key cannot be encoded.
     pub fn contains_key<Q>(&self, key: &Q) -> Result<bool, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -186,8 +168,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     /// value before cannot be decoded: it has been replaced.
     pub fn insert<Q>(&self, key: &Q, value: &V) -> Result<Option<V>, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -204,8 +185,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     #[doc(alias = "pop")]
     pub fn remove<Q>(&self, key: &Q) -> Result<Option<V>, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -223,8 +203,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     #[doc(alias = "setdefault")]
     pub fn get_or_insert_with<Q>(&self, key: &Q, make: impl FnOnce() -> V) -> Result<V, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -259,8 +238,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
         mut change: impl FnMut(&mut V) -> R,
     ) -> Result<Option<R>, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -308,8 +286,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
         mut change: impl FnMut(&mut V) -> R,
     ) -> Result<R, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -342,8 +319,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
         new: Option<&V>,
     ) -> Result<bool, Error>
     where
-        K: Borrow<Q>,
-        Q: Serialize + ?Sized + 'static,
+        Q: KeyFor<K> + ?Sized,
     {
         with_scratch(|scratch| {
             encode_key::<K, Q>(key, scratch)?;
@@ -372,7 +348,7 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     /// How many keys there are: exact while nobody adds or removes any.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.handle.state().len()
+        self.handle.state().len(self.handle.caller().arena())
     }
 
     /// Returns whether there is no key.
@@ -460,14 +436,34 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     /// # Errors
     /// Something cannot be decoded.
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) -> Result<usize, Error> {
+        let (state, arena) = (self.handle.state(), self.handle.caller().arena());
         let mut removed = 0;
-        for entry in self.iter() {
-            let (key, value) = entry?;
-            if !keep(&key, &value) {
-                removed += usize::from(self.compare_and_swap(&key, Some(&value), None)?);
+        for stripe in 0..STRIPES {
+            // Compared as they were read: encoding a value again may give other bytes.
+            for (key_bytes, bytes, carries) in state.snapshot(arena, stripe)?.entries() {
+                let key =
+                    key_of::<K>(key_bytes).map_err(|why| cannot::<K>("decode a key:", why))?;
+                let value = match decode(bytes) {
+                    Ok(value) => value,
+                    Err(_) if carries && self.is_another(key_bytes, bytes)? => continue,
+                    Err(error) => return Err(error),
+                };
+                if !keep(&key, &value) {
+                    let expected = Expected::Bytes(bytes);
+                    let changed =
+                        state.change(arena, key_bytes, None, expected, &mut Vec::new())?;
+                    removed += usize::from(changed.done);
+                }
             }
         }
         Ok(removed)
+    }
+
+    /// Whether a key's value is no longer `bytes`.
+    fn is_another(&self, key: &[u8], bytes: &[u8]) -> Result<bool, Error> {
+        let mut now = Vec::new();
+        let found = self.handle.state().get(self.handle.caller().arena(), key, &mut now)?;
+        Ok(found == Found::Nothing || now != bytes)
     }
 
     /// Checks everything: for tests.

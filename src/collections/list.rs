@@ -1,8 +1,8 @@
 //! A list that processes share.
 
-use super::dict::Kept;
 use super::elements::{Elements, OutOfRange};
 use super::entry::NewEntry;
+use super::kept::Kept;
 use super::scratch::{Scratch, with_scratch};
 use super::sequence::SequenceState;
 use crate::codec::kept::{append_value, value_of};
@@ -129,24 +129,23 @@ impl<T: Kept> List<T> {
     /// # Errors
     /// It cannot be decoded: it is removed all the same.
     pub fn pop(&self) -> Result<Option<T>, Error> {
-        if self.is_empty() {
-            return Ok(None);
-        }
-        match self.take(None, false) {
-            // Another was faster.
-            Err(_) if self.is_empty() => Ok(None),
-            taken => taken.map(Some),
-        }
+        self.take(None, false)
     }
 
-    fn take(&self, index: Option<usize>, swap: bool) -> Result<T, Error> {
+    fn take(&self, index: Option<usize>, swap: bool) -> Result<Option<T>, Error> {
         with_scratch(|scratch| {
             let removed = self.state().remove(self.arena(), index, swap, &mut scratch.before)?;
+            let Some(removed) = removed else { return Ok(None) };
             let value = decode(&scratch.before);
             // Only now, because what is decoded may lead to what is given up.
             drop(removed);
-            value
+            value.map(Some)
         })
+    }
+
+    fn take_at(&self, index: usize, swap: bool) -> Result<T, Error> {
+        let taken = self.take(Some(index), swap)?;
+        taken.ok_or_else(|| OutOfRange { index, length: 0 }.into())
     }
 
     /// The value at `index`: a copy. `None` behind the end.
@@ -229,17 +228,19 @@ impl<T: Kept> List<T> {
     /// Removes the value at `index` and returns it; those behind it move up.
     ///
     /// # Errors
-    /// There is none at `index`. Or it cannot be decoded: it is removed all the same.
+    /// There is none at `index`. Or the arena has no room for 8 bytes per element, which are freed again:
+    /// [`swap_remove`](Self::swap_remove) and [`pop`](Self::pop) need none. Or it cannot be decoded: it is
+    /// removed all the same.
     pub fn remove(&self, index: usize) -> Result<T, Error> {
-        self.take(Some(index), false)
+        self.take_at(index, false)
     }
 
     /// Removes the value at `index` and returns it; the last one takes its place.
     ///
     /// # Errors
-    /// As [`remove`](Self::remove).
+    /// There is none at `index`. Or it cannot be decoded: it is removed all the same.
     pub fn swap_remove(&self, index: usize) -> Result<T, Error> {
-        self.take(Some(index), true)
+        self.take_at(index, true)
     }
 
     /// Removes all values from the one at `length` on.

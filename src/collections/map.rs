@@ -4,7 +4,7 @@
 //! A seed for the hash of the keys (XXH3), and stripes; the upper bits of a key's hash name its stripe.
 //! Each stripe is a map of its own: `buckets.rs`, or `pairs.rs` for numbers; and `stripe.rs`.
 
-use super::buckets::{MapStripe, Place, word_of};
+use super::buckets::{MapStripe, Place, is_reusable, word_of};
 use super::entry::{CarriedBy, Entry, NewEntry};
 use super::pairs::PairBytes;
 use super::stripe::Changing;
@@ -228,8 +228,16 @@ impl MapState {
             }
             return Ok(changed);
         };
-        if !changed.had && stripe.make_room(&changing)? {
-            place = stripe.search(arena, key, hash).ok_or_else(broken)?;
+        if !changed.had {
+            match stripe.make_room(&changing) {
+                Ok(true) => place = stripe.search(arena, key, hash).ok_or_else(broken)?,
+                Ok(false) => {}
+                // In a full arena a place that was used before will do.
+                Err(error) if !matches!(place, Place::Free(at) if is_reusable(at)) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
         }
         let offset = changing.place(&new)?;
         let word = word_of(offset, hash);
@@ -255,8 +263,12 @@ impl MapState {
     }
 
     /// How many entries there are: exact while nobody adds or removes.
-    pub(super) fn len(&self) -> usize {
-        self.stripes.iter().map(|stripe| stripe.count.load(Relaxed) as usize).sum()
+    pub(super) fn len(&self, arena: &Arena) -> usize {
+        let count = |stripe: &MapStripe| {
+            let repair = |changing: &Changing<'_>| self.repair(stripe, changing);
+            stripe.stripe.read(arena, repair, |_| Some(stripe.count.load(Relaxed) as usize))
+        };
+        self.stripes.iter().filter_map(count).sum()
     }
 
     pub(super) fn clear(&self, arena: &Arena) {

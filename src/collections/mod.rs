@@ -26,6 +26,7 @@ mod elements;
 pub(crate) mod entry;
 pub(crate) mod heap;
 pub(crate) mod keep;
+mod kept;
 pub(crate) mod list;
 mod map;
 pub(crate) mod namespace;
@@ -35,6 +36,7 @@ mod sequence;
 pub(crate) mod stripe;
 
 pub use array::{Array, ArrayGuard};
-pub use dict::{Dict, Kept};
+pub use dict::Dict;
+pub use kept::{Kept, KeyFor};
 pub use list::List;
 pub use namespace::Namespace;

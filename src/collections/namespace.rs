@@ -1,6 +1,6 @@
 //! Named values of any types, which processes share.
 
-use super::dict::Kept;
+use super::kept::Kept;
 use super::map::{Expected, Found, MapState, STRIPES};
 use super::scratch::with_scratch;
 use crate::codec::kept::{append_value, value_of};
@@ -180,7 +180,7 @@ impl fmt::Debug for Namespace {
         formatter
             .debug_struct("Namespace")
             .field("object", &self.handle)
-            .field("names", &self.handle.state().len())
+            .field("names", &self.handle.state().len(self.handle.caller().arena()))
             .finish()
     }
 }

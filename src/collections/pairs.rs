@@ -15,7 +15,7 @@
 //! # If a process dies
 //! As in `buckets.rs`; there is nothing but the block of the index to be found.
 
-use super::buckets::MapStripe;
+use super::buckets::{MapStripe, is_reusable};
 use super::map::{Changed, Expected};
 use super::stripe::Changing;
 use crate::error::Error;
@@ -137,7 +137,11 @@ impl MapStripe {
                 match self.make_room_for_pair(changing) {
                     Ok(true) => place = self.search_pair(arena, key, hash)?,
                     Ok(false) => {}
-                    Err(error) => return Some(Err(error)),
+                    // As in `MapState::change`.
+                    Err(error) if !matches!(place, Place::Free(cell) if is_reusable(&cell[0])) => {
+                        return Some(Err(error));
+                    }
+                    Err(_) => {}
                 }
                 let Place::Free(cell) = place else { return None };
                 let held = cell[0].load(Relaxed);

@@ -47,6 +47,10 @@ pub(crate) struct SequenceState {
 // SAFETY: atomics, and a mutex that the C library accesses.
 unsafe impl Shared for SequenceState {}
 
+/// What an element had that was removed: to be dropped after decoding.
+#[derive(Debug)]
+pub(super) struct Removed<'a>(#[allow(dead_code)] Option<CarriedBy<'a>>); // Held, not read.
+
 impl SequenceState {
     pub(super) fn create(parts: &Parts) -> Result<Handle<Self>, Error> {
         Handle::create(parts, None, |state: &Self| {
@@ -106,8 +110,9 @@ impl SequenceState {
 
     /// All elements at one moment.
     pub(super) fn elements(&self, arena: &Arena) -> Result<Elements, Error> {
-        let mut elements = Elements { version: self.stripe.version(), ..Elements::default() };
+        let mut elements = Elements::default();
         let look = |is_same: &dyn Fn() -> bool| {
+            elements.version = self.stripe.version();
             elements.bytes.clear();
             elements.ends.clear();
             let Some(array) = self.array(arena) else { return Some(()) };
@@ -127,6 +132,9 @@ impl SequenceState {
 
     /// Appends entries, all at once.
     pub(super) fn append(&self, arena: &Arena, mut new: Vec<NewEntry<'_>>) -> Result<(), Error> {
+        if new.is_empty() {
+            return Ok(());
+        }
         let changing = self.change(arena);
         let array = self.with_room(&changing, new.len())?;
         let length = array.len();
@@ -171,7 +179,8 @@ impl SequenceState {
         {
             return Ok(old);
         }
-        let (block, new) = new_block(arena, (length + more).max(length * 2))?;
+        let (block, new) = new_block(arena, (length + more).max(length * 2))
+            .or_else(|_| new_block(arena, length + more))?;
         for (to, from) in new.words.iter().zip(old.map_or(&[][..], |old| &old.words[..length])) {
             to.store(from.load(Relaxed), Relaxed);
         }
@@ -268,25 +277,29 @@ impl SequenceState {
     }
 
     /// Removes an element and appends its bytes to `into`; the last one takes its place if `swap`, else
-    /// those behind it move up. `None`: the last one.
+    /// those behind it move up. `None`: the last one, and there may be none.
     pub(super) fn remove<'a>(
         &'a self,
         arena: &'a Arena,
         index: Option<usize>,
         swap: bool,
         into: &mut Vec<u8>,
-    ) -> Result<Option<CarriedBy<'a>>, Error> {
+    ) -> Result<Option<Removed<'a>>, Error> {
         let changing = self.change(arena);
         let length = self.array(arena).map_or(0, |array| array.len());
         let last = length.wrapping_sub(1);
-        let index = index.unwrap_or(last);
+        let index = match index {
+            Some(index) => index,
+            None if length == 0 => return Ok(None),
+            None => last,
+        };
         let (array, entry) = self.element(&changing, index)?;
         entry.load_value(into).ok_or_else(broken)?;
         if index == last {
             let removed = changing.take_over(&entry);
             fault::point("list.shortening");
             array.length.store(last as u64, Release);
-            return Ok(changing.discard(removed));
+            return Ok(Some(Removed(changing.discard(removed))));
         }
         if swap {
             let removed = changing.take_over(&entry);
@@ -297,7 +310,7 @@ impl SequenceState {
             place.store(index as u64 + 1, Release);
             fault::point("list.written-down");
             self.do_again(arena);
-            return Ok(changing.discard(removed));
+            return Ok(Some(Removed(changing.discard(removed))));
         }
         let (block, new) = new_block(arena, length)?;
         let words = array.words[..index].iter().chain(&array.words[index + 1..length]);
@@ -307,7 +320,7 @@ impl SequenceState {
         new.length.store(last as u64, Relaxed);
         let removed = changing.take_over(&entry);
         self.replace_array(&changing, block);
-        Ok(changing.discard(removed))
+        Ok(Some(Removed(changing.discard(removed))))
     }
 
     /// Does what is written down (R2).
@@ -331,7 +344,8 @@ impl SequenceState {
         let changing = self.change(arena);
         let Some(array) = self.array(arena) else { return };
         let before = array.len();
-        if length >= before {
+        // An empty one may have memory to free.
+        if length >= before && length > 0 {
             return;
         }
         let entries: Vec<Entry<'_>> = array.words[length..before]

@@ -11,7 +11,8 @@
 //!     next one to lock makes anew if the last one died.
 //! R3. A reader looks at the version, reads, and looks again: if it is the same and even, it has read
 //!     one state. What it reads meanwhile may be anything, so it checks every offset and length, and
-//!     reads atomic words (`shm/words.rs`).
+//!     reads atomic words (`shm/words.rs`). One that takes the mutex leaves the version alone, so that
+//!     readers do not disturb each other.
 //! R4. Nothing waits, and no code of the user runs, while the mutex is held: values are encoded before
 //!     and decoded after.
 //! R5. Order of locks: a stripe's, then the objects', then the allocator's.
@@ -23,7 +24,8 @@
 //!
 //! # If a process dies
 //! While it changes a stripe: the kernel tells the next one to lock, which repairs (R2) before it does
-//! anything else; readers find the version odd and lock. What the dead one had added or was about to
+//! anything else, and makes the version another odd one, because the dead one's change may have
+//! happened; readers find it odd and lock. What the dead one had added or was about to
 //! remove is found by what is reachable (`shm/keeper.rs`): `changing` says where to look, and stays
 //! until the repair is done.
 //!
@@ -75,11 +77,20 @@ impl Stripe {
         repair: impl FnOnce(&Changing<'_>),
     ) -> Changing<'a> {
         let me = own_participant();
-        let locked = self.lock.lock_eagerly();
+        self.begin(me, self.lock.lock_eagerly(), arena, repair)
+    }
+
+    /// Begins a change of the stripe, which was just locked.
+    fn begin<'a>(
+        &'a self,
+        me: u32,
+        locked: Locked,
+        arena: &'a Arena,
+        repair: impl FnOnce(&Changing<'_>),
+    ) -> Changing<'a> {
         let version = self.version.load(Relaxed);
-        if version & 1 == 0 {
-            self.version.store(version + 1, Relaxed);
-        }
+        // Odd: whoever died in the middle may have changed something. Either way the next odd number.
+        self.version.store(version + 1 + (version & 1), Relaxed);
         // SYNC(stripe-version): pairs with the Acquire fence in `read`.
         fence(Release);
         let changing = Changing { stripe: self, arena };
@@ -117,10 +128,20 @@ impl Stripe {
             }
             spin_hint();
         }
-        let changing = self.change(arena, repair);
-        let found = look(&|| true);
-        drop(changing);
-        found
+        let me = own_participant();
+        match self.lock.lock_eagerly() {
+            Locked::OwnerDied => {
+                let changing = self.begin(me, Locked::OwnerDied, arena, repair);
+                let found = look(&|| true);
+                drop(changing);
+                found
+            }
+            _ => {
+                let found = look(&|| true);
+                self.lock.unlock();
+                found
+            }
+        }
     }
 
     /// Changes with every change.

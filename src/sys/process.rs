@@ -71,9 +71,11 @@ pub(crate) fn is_gone(pid: u32, start_time_ticks: u64) -> bool {
     let Ok(line) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     let Some((_, rest)) = line.rsplit_once(')') else { return true };
     let mut fields = rest.split_ascii_whitespace();
-    let dead = matches!(fields.next(), Some("Z" | "X") | None);
-    let started: Option<u64> = fields.nth(18).and_then(|ticks| ticks.parse().ok());
-    dead || (start_time_ticks != 0 && started != Some(start_time_ticks))
+    let ended = matches!(fields.next(), Some("Z" | "X") | None);
+    // That is its first thread's state; others may go on.
+    let threads: u64 = fields.nth(16).and_then(|count| count.parse().ok()).unwrap_or(0);
+    let started: Option<u64> = fields.nth(1).and_then(|ticks| ticks.parse().ok());
+    (ended && threads <= 1) || (start_time_ticks != 0 && started != Some(start_time_ticks))
 }
 
 fn to_pid(pid: u32) -> io::Result<Pid> {
