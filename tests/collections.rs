@@ -84,6 +84,11 @@ fn a_value_that_was_read_is_a_copy() {
 
 #[test]
 fn collections_nest_and_what_is_inside_lives_as_long_as_it_is_reachable() {
+    succeeds("nested");
+}
+
+/// In a program of its own: it counts what is in the arena.
+fn nested() {
     let pool = pool_of(1);
     // The tables have grown, and the worker holds nothing.
     Event::new().unwrap();
@@ -454,6 +459,7 @@ fn a_namespace_keeps_values_of_any_types() {
 fn child_program() {
     match role().as_deref() {
         Some("full-arena") => full_arena(),
+        Some("nested") => nested(),
         Some("emptied-list") => emptied_list(),
         Some(other) => panic!("no role {other}"),
         None => {}
