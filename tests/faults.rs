@@ -7,7 +7,7 @@
 
 mod support;
 
-use procpool::{Pool, TaskHandle, fault};
+use procpool::{Pool, Recycle, TaskHandle, fault};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 use support::*;
@@ -80,6 +80,17 @@ const IN_A_CALL: &[&str] = &[
     "worker.output-published",
 ];
 
+/// Points that only workers pass which are recycled, or their successors.
+const OF_RECYCLING: &[&str] = &[
+    "worker.waiting-for-turn",
+    "worker.ending",
+    "worker.leaving",
+    "worker.left",
+    "worker.giving-back",
+    "worker.given-back",
+    "worker.queued-again",
+];
+
 /// Not a test of its own: the program that the tests below run.
 #[test]
 fn child_program() {
@@ -90,7 +101,9 @@ fn child_program() {
     if early {
         fault::arm(point, skip).unwrap();
     }
-    let pool = Pool::builder().workers(2).name("faulty").build().unwrap();
+    let recycles = OF_RECYCLING.contains(&point);
+    let policy = if recycles { Recycle::after_tasks(23) } else { Recycle::default() };
+    let pool = Pool::builder().workers(2).name("faulty").recycle(policy).build().unwrap();
     work(&pool, 1);
     wait_until("the pool is whole", || pool.check_invariants().is_ok());
     // Early points may have left their mark already: what is held then is checked by the others.

@@ -148,7 +148,9 @@ impl ArenaBuilder {
         let bytes = bytes.next_multiple_of(4096);
         // Before there is a name, so that no name can be left behind. It has no workers: any arena will
         // do for it.
-        let guardian = Guardian::start(&shm::Arena::create(ARENA_BYTES_MIN)?)?;
+        // It has no workers that could ring.
+        let bell = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
+        let guardian = Guardian::start(&shm::Arena::create(ARENA_BYTES_MIN)?, bell)?;
         let created = Segment::create_named(&name, bytes);
         let (segment, file) = created.map_err(|error| ArenaError::of(error, &name))?;
         let segment_name = format!("/{}", file.file);

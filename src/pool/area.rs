@@ -1,18 +1,19 @@
 //! The memory of one pool: queue, slots, waiting places, contexts.
 //!
 //! ```text
-//! block | Area: hints, sleep, control, jobs, contexts | ring cells (8 B each) | slots (256 B each)
+//! block | Area: hints, sleep, control, jobs, contexts, seats | ring cells (8 B each) | slots (256 B each)
 //! ```
 //!
 //! The user's process makes it (all zero) and frees it when the last handle has gone. The ring has
 //! twice as many cells as there are slots, so that a slot always finds a cell.
 
+use super::seat::Seat;
 use super::sleep::{EventCount, Searcher};
 use super::slot::Slot;
 #[cfg(any(debug_assertions, feature = "fault"))]
 use super::state::Phase;
 use crate::error::Error;
-use crate::limits::{CONTEXTS_MAX, JOBS_MAX};
+use crate::limits::{CONTEXTS_MAX, JOBS_MAX, WORKERS_MAX};
 use crate::prim::{AtomicU32, AtomicU64, Relaxed};
 use crate::queue::ring::Ring;
 use crate::shm::offset::Shared;
@@ -49,6 +50,7 @@ struct Header {
     stopping: Apart<AtomicU32>,
     jobs: [JobPlace; JOBS_MAX],
     contexts: [ContextPlace; CONTEXTS_MAX],
+    seats: [Seat; WORKERS_MAX],
 }
 
 #[allow(unsafe_code)] // The marker asserts what the line above says.
@@ -97,6 +99,7 @@ impl Area {
         area.header.stopping.0.store(0, Relaxed);
         area.header.jobs.iter().for_each(|job| job.0.reset());
         area.header.contexts.iter().for_each(|context| context.id.store(0, Relaxed));
+        area.header.seats.iter().for_each(Seat::reset);
         area.ring.cells.iter().for_each(|cell| cell.store(0, Relaxed));
         area.slots.iter().for_each(Slot::reset);
         Ok(area)
@@ -140,13 +143,19 @@ impl Area {
         &self.header.jobs[place % JOBS_MAX].0
     }
 
+    /// The seat of the workers of this number.
+    pub(crate) fn seat(&self, number: usize) -> &'static Seat {
+        &self.header.seats[number % WORKERS_MAX]
+    }
+
     pub(crate) fn contexts(&self) -> &'static [ContextPlace] {
         &self.header.contexts
     }
 
-    /// Tells workers to leave when they find nothing to do.
-    pub(crate) fn stop(&self) {
+    /// Tells the workers, of so many seats, to leave when they find nothing to do.
+    pub(crate) fn stop(&self, seats: usize) {
         self.header.stopping.0.store(1, Relaxed);
+        self.header.seats.iter().take(seats).for_each(Seat::stop);
         self.wake_everybody();
     }
 

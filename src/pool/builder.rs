@@ -3,6 +3,7 @@
 use super::Pool;
 use super::area::Area;
 use super::inner::{Inner, Settings};
+use super::recycle::Recycle;
 use super::supervisor::Supervisor;
 use crate::error::Error;
 use crate::limits::{NAME_BYTES_MAX, QUEUE_CAPACITY_DEFAULT, QUEUE_CAPACITY_MAX, WORKERS_MAX};
@@ -38,6 +39,7 @@ pub struct PoolBuilder {
     queue_capacity: usize,
     arena_bytes: Option<usize>,
     stack_bytes: usize,
+    recycle: Recycle,
 }
 
 impl PoolBuilder {
@@ -48,6 +50,7 @@ impl PoolBuilder {
             queue_capacity: QUEUE_CAPACITY_DEFAULT,
             arena_bytes: None,
             stack_bytes: STACK_BYTES_DEFAULT,
+            recycle: Recycle::default(),
         }
     }
 
@@ -89,8 +92,14 @@ impl PoolBuilder {
         self
     }
 
+    /// Sets when a worker is replaced by a fresh one. Default: never, while it lives.
+    pub fn recycle(mut self, policy: Recycle) -> Self {
+        self.recycle = policy;
+        self
+    }
+
     fn validate(&self) -> Result<(), Error> {
-        let Self { workers, name, queue_capacity, arena_bytes: _, stack_bytes } = self;
+        let Self { workers, name, queue_capacity, arena_bytes: _, stack_bytes, recycle } = self;
         if let Some(workers) = workers.filter(|workers| !(1..=WORKERS_MAX).contains(workers)) {
             return Err(Error::invalid(format!("workers is {workers}, outside 1..={WORKERS_MAX}")));
         }
@@ -109,7 +118,7 @@ impl PoolBuilder {
                 "stack_bytes is {stack_bytes}, below {STACK_BYTES_MIN}"
             )));
         }
-        Ok(())
+        recycle.validate()
     }
 
     /// Starts the pool.
@@ -133,6 +142,7 @@ impl PoolBuilder {
             cores,
             search_ns: if cores > 1 { SEARCH_NS } else { 0 },
             stack_bytes: self.stack_bytes,
+            recycle: self.recycle,
         };
         let inner = Arc::new(Inner::new(settings, area, own_id()));
         let supervisor = Supervisor::get(arena)?;
@@ -143,7 +153,7 @@ impl PoolBuilder {
 
 impl std::fmt::Debug for PoolBuilder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { workers, name, queue_capacity, arena_bytes, stack_bytes } = self;
+        let Self { workers, name, queue_capacity, arena_bytes, stack_bytes, recycle } = self;
         formatter
             .debug_struct("PoolBuilder")
             .field("workers", workers)
@@ -151,6 +161,7 @@ impl std::fmt::Debug for PoolBuilder {
             .field("queue_capacity", queue_capacity)
             .field("arena_bytes", arena_bytes)
             .field("stack_bytes", stack_bytes)
+            .field("recycle", recycle)
             .finish()
     }
 }

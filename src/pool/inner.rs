@@ -10,6 +10,7 @@
 //! R2. What becomes of finished slots is in `results.rs`.
 
 use super::area::Area;
+use super::recycle::Recycle;
 use super::results::{Aside, HARVEST_MAX};
 use super::slot::Slot;
 use super::state::Phase;
@@ -39,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) user: ParticipantId,
     pub(crate) search_ns: u64,
     pub(crate) stack_bytes: usize,
+    pub(crate) recycle: Recycle,
     pub(super) slots: Mutex<Slots>,
     pub(super) aside: Mutex<HashMap<u32, Aside>>,
     /// What holds the shared objects to which the inputs carry handles, by slot.
@@ -83,6 +85,7 @@ impl Tally {
 pub(crate) struct Counters {
     pub(crate) workers_started: AtomicU64,
     pub(crate) workers_lost: AtomicU64,
+    pub(crate) workers_recycled: AtomicU64,
 }
 
 /// Locks, whether or not another thread panicked while it held the lock.
@@ -99,11 +102,12 @@ pub(crate) struct Settings {
     pub(crate) cores: usize,
     pub(crate) search_ns: u64,
     pub(crate) stack_bytes: usize,
+    pub(crate) recycle: Recycle,
 }
 
 impl Inner {
     pub(crate) fn new(settings: Settings, area: Area, user: ParticipantId) -> Self {
-        let Settings { id, name, workers, cores, search_ns, stack_bytes } = settings;
+        let Settings { id, name, workers, cores, search_ns, stack_bytes, recycle } = settings;
         let free = (0..area.slots.len() as u32).rev().collect();
         Self {
             id,
@@ -114,6 +118,7 @@ impl Inner {
             user,
             search_ns,
             stack_bytes,
+            recycle,
             slots: Mutex::new(Slots { free, submitted: VecDeque::new(), tally: Tally::default() }),
             aside: Mutex::default(),
             jobs_taken: AtomicU64::new(1),

@@ -5,7 +5,8 @@
 //! inner.rs, results.rs  free slots, what was set aside  (user's process, private)
 //! supervisor.rs, watch.rs, settle.rs  keep workers alive (user's process, one thread)
 //! worker.rs, task.rs  claim, run, announce              (workers)
-//! area.rs, slot.rs, state.rs, sleep.rs, failure.rs, context.rs   what they share
+//! recycle.rs          when a worker leaves           (workers)
+//! area.rs, slot.rs, state.rs, sleep.rs, seat.rs, failure.rs, context.rs   what they share
 //! ```
 
 #[cfg(not(loom))]
@@ -23,7 +24,11 @@ mod map;
 #[cfg(not(loom))]
 mod pools;
 #[cfg(not(loom))]
+mod recycle;
+#[cfg(not(loom))]
 mod results;
+#[cfg(not(loom))]
+mod seat;
 #[cfg(not(loom))]
 mod settle;
 mod sleep;
@@ -51,6 +56,8 @@ mod worker;
 pub use builder::PoolBuilder;
 #[cfg(not(loom))]
 pub use pools::{Pool, With};
+#[cfg(not(loom))]
+pub use recycle::Recycle;
 #[cfg(not(loom))]
 pub use stats::Stats;
 #[cfg(not(loom))]

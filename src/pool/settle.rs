@@ -91,6 +91,12 @@ fn claimed_by(inner: &Inner, dead: Dead, index: u32) -> Option<&'static Slot> {
 fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
     let Some(slot) = claimed_by(inner, dead, index) else {
         let slot = inner.area.slots.get(index as usize);
+        let ledger = &inner.area.arena.participant(dead.id).ledger;
+        // It was giving the rest of a batch back, and may not have queued it: a second time does no harm.
+        let returned = ledger.returning.load(Relaxed) != 0;
+        if returned && slot.is_some_and(|slot| slot.state.load().phase == Phase::Ready) {
+            inner.area.queue(index);
+        }
         if let Some(slot) = slot.filter(|slot| slot.state.load().phase == Phase::Done) {
             slot.state.wake_sleepers();
         }

@@ -172,6 +172,12 @@ impl Slot {
         self.job_and_flags.load(Relaxed) & CANCELLED != 0
     }
 
+    /// Whether calls have no outcome that somebody wants.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        let done = (self.progress.load(Relaxed) >> 1) as u32;
+        done < self.calls.load(Relaxed) && !self.is_cancelled()
+    }
+
     pub(crate) fn output_has_table(&self) -> bool {
         self.job_and_flags.load(Relaxed) & OUTPUT_HAS_TABLE != 0
     }

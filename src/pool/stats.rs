@@ -26,6 +26,8 @@ pub struct Stats {
     pub workers_started: u64,
     /// Worker processes that died while the pool was open.
     pub workers_lost: u64,
+    /// Worker processes that left because of the pool's [`Recycle`](crate::Recycle) policy.
+    pub workers_recycled: u64,
     /// Bytes that the arena of this process tree can hold.
     pub arena_capacity_bytes: u64,
     /// Bytes of it that are in use, by all pools.
@@ -42,6 +44,7 @@ impl Stats {
             tasks_failed: tally.failed,
             workers_started: counters.workers_started.load(Relaxed),
             workers_lost: counters.workers_lost.load(Relaxed),
+            workers_recycled: counters.workers_recycled.load(Relaxed),
             arena_capacity_bytes: usage.capacity_bytes,
             arena_used_bytes: usage.used_bytes,
         }

@@ -9,6 +9,7 @@
 //! R2. A panic anywhere in that, and an argument or result that cannot cross, is the failure of that
 //!     call only: a record is published, then progress moves on.
 //! R3. What was written of a result before its failure is cut off.
+//! R4. A worker that may run only so many more calls stops there; the rest is another's.
 #![allow(unsafe_code)] // Makes zero-sized functions; reads and writes the claimed slot.
 
 use super::area::Area;
@@ -22,6 +23,7 @@ use crate::process::identity::CodeOffset;
 use crate::shm::{Arena, Block, ParticipantId, fault};
 use crate::sync::crossing::{Carried, send_along};
 use serde::{Serialize, de::DeserializeOwned};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
@@ -34,6 +36,8 @@ pub(crate) struct Invocation<'a> {
     /// Whose the results are once they are finished.
     pub(crate) user: ParticipantId,
     pub(crate) contexts: &'a mut ContextCache,
+    /// How many calls this worker may still run: a batch with more is left unfinished.
+    pub(crate) calls_left: &'a Cell<u64>,
 }
 
 /// What a slot's code offset leads to.
@@ -144,8 +148,13 @@ struct Batch<'a, A, R> {
     user: ParticipantId,
     input: Option<Stream<'a, A>>,
     output: Output<'a>,
+    /// Where this worker began.
+    first: usize,
     next: usize,
+    /// Where it stops: R4.
+    stop: usize,
     calls: usize,
+    calls_left: &'a Cell<u64>,
     /// Where the running call's result starts.
     mark: usize,
     results: std::marker::PhantomData<fn() -> R>,
@@ -157,7 +166,7 @@ where
     R: Serialize + DeserializeOwned + 'static,
 {
     fn open(invocation: &mut Invocation<'a>) -> Self {
-        let Invocation { area, slot, me, user, .. } = *invocation;
+        let Invocation { area, slot, me, user, calls_left, .. } = *invocation;
         let arena = area.arena;
         let calls = slot.calls.load(Relaxed) as usize;
         let next = (slot.progress.load(Relaxed) >> 1) as usize;
@@ -172,7 +181,23 @@ where
             Output::Appended(writer) => writer.length(),
         };
         let results = std::marker::PhantomData;
-        Self { slot, area, me, user, input, output, next, calls, mark, results }
+        let left = usize::try_from(calls_left.get()).unwrap_or(usize::MAX);
+        let (first, stop) = (next, calls.min(next.saturating_add(left)));
+        Self {
+            slot,
+            area,
+            me,
+            user,
+            input,
+            output,
+            first,
+            next,
+            stop,
+            calls,
+            calls_left,
+            mark,
+            results,
+        }
     }
 
     fn open_output(
@@ -209,7 +234,7 @@ where
     }
 
     fn run(mut self, function: impl Fn(A) -> R) {
-        while self.next < self.calls {
+        while self.next < self.stop {
             let ran = catch_unwind(AssertUnwindSafe(|| self.run_calls(&function)));
             if ran.is_err() {
                 self.fail(&failure::of_panic());
@@ -218,12 +243,12 @@ where
         self.close();
     }
 
-    /// Runs calls until all have an outcome, or one panics.
+    /// Runs calls until all that this worker may run have an outcome, or one panics.
     #[inline]
     fn run_calls(&mut self, function: &impl Fn(A) -> R) {
-        while self.next < self.calls {
+        while self.next < self.stop {
             if self.slot.is_cancelled() {
-                self.calls = self.next;
+                self.stop = self.next;
                 return;
             }
             let next = self.next;
@@ -342,7 +367,11 @@ where
         }
         failure::hand_over(arena, self.slot, self.user);
         hand_over_carried(arena, self.slot, self.user);
-        give_up_input(arena, self.slot);
+        if self.next == self.calls {
+            give_up_input(arena, self.slot);
+        }
+        let ran = (self.next - self.first) as u64;
+        self.calls_left.set(self.calls_left.get().saturating_sub(ran));
         fault::point("worker.blocks-handed-over");
     }
 }

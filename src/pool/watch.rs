@@ -5,7 +5,8 @@
 //!
 //! # Protocol
 //! A worker's pidfd is readable: have the guardian reap it and fork its replacement (both requests
-//! go out together), settle what it held, enter the new one. The guardian's is readable: its workers
+//! go out together), settle what it held, enter the new one. A worker that is to be recycled rings: its
+//! successor is forked and waits for its turn (`seat.rs`). The guardian's is readable: its workers
 //! are dying too (parent-death signal); wait for each, settle each, start another guardian. A worker
 //! that may have been forked but cannot be watched (the guardian died before it answered, no
 //! descriptor is left) is a *stray*: it is ended and settled like any other.
@@ -16,9 +17,10 @@
 //! however often.
 
 use super::inner::Inner;
+use super::seat;
 use super::settle::{Dead, end_orphan, settle};
 use super::supervisor::{Mailbox, Request};
-use super::worker::{self, WorkerSpec};
+use super::worker::{self, LEAVING, WorkerSpec};
 use crate::error::{Error, WorkerExit};
 use crate::prim::Relaxed;
 use crate::process::identity::{CodeOffset, Entry};
@@ -26,7 +28,7 @@ use crate::process::{Forked, Guardian};
 use crate::shm::participants::Reserved;
 use crate::shm::{Arena, ParticipantId};
 use crate::sys;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -42,15 +44,22 @@ const GUARDIANS_MAX: u32 = 4;
 struct Worker {
     pool: u64,
     id: ParticipantId,
-    number: usize,
+    place: Place,
     pid: u32,
     pidfd: OwnedFd,
+}
+
+/// A seat of a pool, and a turn there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    number: usize,
+    turn: u32,
 }
 
 /// A worker that the guardian was asked for.
 struct Asked {
     pool: u64,
-    number: usize,
+    place: Place,
     reserved: Reserved,
 }
 
@@ -112,7 +121,8 @@ impl Watch {
             } else {
                 self.replace(&dead);
             }
-            if guardian_died || self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            let is_time = self.retry_at.is_some_and(|at| at <= Instant::now());
+            if guardian_died || is_time || (self.retry_at.is_none() && self.has_leavers()) {
                 self.fill_up();
             }
             self.serve_requests();
@@ -182,20 +192,45 @@ impl Watch {
             return Ok(());
         }
         if self.guardian.is_none() {
-            self.guardian = Some(Guardian::start(self.arena)?);
+            self.guardian = Some(Guardian::start(self.arena, &self.mailbox.bell)?);
         }
         let asked = self.ask_forks(&missing)?;
         self.ring();
         self.enter_forked(asked)
     }
 
-    /// The workers (pool, number) that should be and are not.
-    fn missing(&self) -> Vec<(u64, usize)> {
-        let staying = self.pools.iter().filter(|pool| pool.is_staying());
-        let wanted = staying.flat_map(|pool| (0..pool.inner.workers).map(|n| (pool.inner.id, n)));
-        let there: HashSet<(u64, usize)> =
-            self.workers.iter().map(|worker| (worker.pool, worker.number)).collect();
-        wanted.filter(|worker| !there.contains(worker)).collect()
+    /// Whether workers are about to be recycled.
+    fn has_leavers(&self) -> bool {
+        self.workers.iter().any(|worker| self.leaving(worker) != 0)
+    }
+
+    fn leaving(&self, worker: &Worker) -> u32 {
+        self.arena.participant(worker.id).ledger.leaving.load(Relaxed)
+    }
+
+    /// The workers that should be and are not: those whose turn it is, and successors.
+    fn missing(&self) -> Vec<(u64, Place)> {
+        let there: HashMap<(u64, Place), bool> = self
+            .workers
+            .iter()
+            .map(|worker| ((worker.pool, worker.place), self.leaving(worker) != 0))
+            .collect();
+        let mut missing = Vec::new();
+        for pool in self.pools.iter().filter(|pool| pool.is_staying()) {
+            let Inner { id, workers, ref area, ref recycle, .. } = *pool.inner;
+            for number in 0..workers {
+                let mut turn = area.seat(number).turn();
+                let is_leaving = there.get(&(id, Place { number, turn })) == Some(&true);
+                for _ in 0..if is_leaving { recycle.successors() + 1 } else { 1 } {
+                    let place = Place { number, turn };
+                    if !there.contains_key(&(id, place)) {
+                        missing.push((id, place));
+                    }
+                    turn = seat::next(turn);
+                }
+            }
+        }
+        missing
     }
 
     fn forking_failed(&mut self, error: &Error) {
@@ -221,16 +256,16 @@ impl Watch {
         }
     }
 
-    /// Posts requests for workers (pool, number).
-    fn ask_forks(&mut self, wanted: &[(u64, usize)]) -> Result<Vec<Asked>, Error> {
+    /// Posts requests for workers.
+    fn ask_forks(&mut self, wanted: &[(u64, Place)]) -> Result<Vec<Asked>, Error> {
         let entry = CodeOffset::of(worker::main as Entry as usize)?;
         let mut asked = Vec::with_capacity(wanted.len());
-        for (pool, number) in wanted {
+        for (pool, place) in wanted {
             let Some(watched) = self.pools.iter().find(|watched| watched.inner.id == *pool) else {
                 continue;
             };
-            match self.ask_fork(entry, &watched.inner, *number) {
-                Ok(reserved) => asked.push(Asked { pool: *pool, number: *number, reserved }),
+            match self.ask_fork(entry, &watched.inner, *place) {
+                Ok(reserved) => asked.push(Asked { pool: *pool, place: *place, reserved }),
                 Err(error) if asked.is_empty() => return Err(error),
                 // The others are on their way; what is missing is asked for again.
                 Err(_) => break,
@@ -239,11 +274,12 @@ impl Watch {
         Ok(asked)
     }
 
-    fn ask_fork(&self, entry: CodeOffset, inner: &Inner, number: usize) -> Result<Reserved, Error> {
+    fn ask_fork(&self, entry: CodeOffset, inner: &Inner, place: Place) -> Result<Reserved, Error> {
         let Some(guardian) = &self.guardian else {
             return Err(Error::broken("there is no guardian process".into()));
         };
         let participant = self.arena.reserve_participant(inner.user)?;
+        let Place { number, turn } = place;
         let name = format!("{}-worker-{number}", inner.name);
         let spec = WorkerSpec {
             area: inner.area.address(),
@@ -252,6 +288,9 @@ impl Watch {
             name: name.clone(),
             stack_bytes: inner.stack_bytes,
             search_ns: inner.search_ns,
+            number,
+            turn,
+            recycle: inner.recycle,
         };
         let sent = postcard::to_stdvec(&spec)
             .map_err(|error| Error::broken(format!("cannot describe a worker: {error}")))
@@ -269,14 +308,14 @@ impl Watch {
     fn enter_forked(&mut self, asked: Vec<Asked>) -> Result<(), Error> {
         let mut first_error = None;
         let mut strays = Vec::new();
-        for Asked { pool, number, reserved } in asked {
+        for Asked { pool, place, reserved } in asked {
             let forked = match &self.guardian {
                 Some(guardian) => guardian.forked(),
                 None => Err(Error::broken("there is no guardian process".into())),
             };
             let entered = match forked {
                 Ok(Forked::Pid(pid)) => match sys::process::open_pidfd(pid) {
-                    Ok(pidfd) => Ok(Worker { pool, id: reserved.id, number, pid, pidfd }),
+                    Ok(pidfd) => Ok(Worker { pool, id: reserved.id, place, pid, pidfd }),
                     Err(error) => {
                         strays.push((pool, reserved, Some(pid)));
                         Err(Error::os("watch a worker process", error))
@@ -351,14 +390,12 @@ impl Watch {
                 let _ = guardian.ask_reap(worker.pid);
             }
         }
-        let wanted: Vec<(u64, usize)> = gone
-            .iter()
-            .filter(|worker| {
-                self.pools.iter().any(|pool| pool.inner.id == worker.pool && pool.is_staying())
-            })
-            .map(|worker| (worker.pool, worker.number))
-            .collect();
-        let asked = self.ask_forks(&wanted);
+        for Worker { pool, place: Place { number, turn }, .. } in &gone {
+            if let Some(watched) = self.pool(*pool) {
+                watched.inner.area.seat(*number).end(*turn);
+            }
+        }
+        let asked = self.ask_forks(&self.missing());
         self.ring();
         for worker in gone {
             let exit = match self.guardian.as_ref().map(Guardian::reaped) {
@@ -376,13 +413,16 @@ impl Watch {
 
     fn settle_worker(&mut self, worker: &Worker, exit: WorkerExit) {
         let now = Instant::now();
+        let left = self.leaving(worker) == LEAVING;
         let Some(watched) = self.pool(worker.pool) else { return };
         let closing = watched.is_to_be_killed(now);
         let dead = Dead { id: worker.id, pid: worker.pid, exit, closing };
         let counted = watched.leaving.is_none();
         if counted {
             // Before the outcome can be seen.
-            watched.inner.counters.workers_lost.fetch_add(1, Relaxed);
+            let counters = &watched.inner.counters;
+            let lost = if left { &counters.workers_recycled } else { &counters.workers_lost };
+            lost.fetch_add(1, Relaxed);
         }
         let had_started = settle(&watched.inner, dead);
         if counted {
@@ -410,6 +450,10 @@ impl Watch {
             // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
             let _ = sys::process::kill_pidfd(&worker.pidfd);
             let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(Duration::from_secs(10)));
+            let Place { number, turn } = worker.place;
+            if let Some(watched) = self.pool(worker.pool) {
+                watched.inner.area.seat(number).end(turn);
+            }
             self.settle_worker(&worker, WorkerExit::Signal(9));
         }
         self.give_up_broken();
@@ -434,7 +478,7 @@ impl Watch {
         match self.pool(id) {
             Some(watched) => {
                 watched.leaving = Some(Leaving { killed_at, done });
-                watched.inner.area.stop();
+                watched.inner.area.stop(watched.inner.workers);
             }
             None => {
                 let _ = done.send(Ok(()));

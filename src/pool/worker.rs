@@ -4,7 +4,11 @@
 //! 1. Write the position down in the ledger, claim the ring cell.
 //! 2. Write the slot down, claim the slot, release the cell.
 //! 3. Run the batch (`task.rs`).
-//! 4. DONE, announce, clear the ledger.
+//! 4. DONE, announce, clear the ledger. Or, if the batch has more calls than this worker may run: READY
+//!    again, queued again, clear the ledger.
+//!
+//! A worker that is to be recycled (`recycle.rs`) asks for its successor when its end is near, and leaves
+//! between two tasks: it writes that down, ends its turn (`seat.rs`), and exits.
 //!
 //! With nothing to do: search for a bounded time if nobody else does and there are enough cores,
 //! then sleep on the pool's event count (`sleep.rs`).
@@ -16,8 +20,11 @@
 use super::area::{Area, AreaAddress};
 use super::context::ContextCache;
 use super::failure;
+use super::recycle::{Life, Recycle};
+use super::seat::Seat;
 use super::task::{Invocation, Trampoline};
 use crate::prim::{Relaxed, SeqCst, compiler_fence};
+use crate::process::bell;
 use crate::process::identity::CodeOffset;
 use crate::shm::participants::Reserved;
 use crate::shm::{Arena, ParticipantId, fault};
@@ -37,6 +44,10 @@ pub(crate) struct WorkerSpec {
     pub(crate) stack_bytes: usize,
     /// How long it may search before it sleeps; 0 if there are no cores to spare.
     pub(crate) search_ns: u64,
+    /// Its seat, and its turn there.
+    pub(crate) number: usize,
+    pub(crate) turn: u32,
+    pub(crate) recycle: Recycle,
 }
 
 /// The first function of a worker process; the guardian forks into it.
@@ -71,10 +82,14 @@ fn attach_and_run(spec: &WorkerSpec) {
     fault::point("worker.attached");
     let Ok(area) = Area::open(arena, spec.area) else { return };
     failure::note_panics();
-    let WorkerSpec { user, search_ns, .. } = *spec;
-    let mut worker = Worker { area, me, user, search_ns, contexts: ContextCache::default() };
+    let WorkerSpec { user, search_ns, number, turn, ref recycle, .. } = *spec;
     arena.participant(me).ledger.started.store(1, Relaxed);
-    worker.run();
+    let seat = area.seat(number);
+    fault::point("worker.waiting-for-turn");
+    if seat.wait_for(turn) {
+        let (contexts, life) = (ContextCache::default(), Life::begin(recycle));
+        Worker { area, me, user, search_ns, contexts, seat, turn, life }.run();
+    }
     // Leave as a program leaves: buffers flushed, exit handlers run.
     std::process::exit(0);
 }
@@ -85,19 +100,35 @@ struct Worker {
     user: ParticipantId,
     search_ns: u64,
     contexts: ContextCache,
+    seat: &'static Seat,
+    turn: u32,
+    life: Life,
 }
+
+/// Values of `leaving` in the ledger.
+pub(super) const ENDING: u32 = 1;
+pub(super) const LEAVING: u32 = 2;
 
 impl Worker {
     fn run(&mut self) {
         loop {
+            if self.life.is_ending() && self.is_to_leave() {
+                return self.leave();
+            }
             if let Some(slot) = self.claim() {
                 self.execute(slot);
             } else if self.area.is_stopping() {
                 return;
             } else if let Some(slot) = self.search() {
                 self.execute(slot);
+            } else if self.life.is_over() {
+                // Nothing is to be done: a gap costs nobody anything.
+                return self.leave();
             } else {
                 self.sleep();
+                if self.life.is_over() {
+                    continue;
+                }
                 if let Some(slot) = self.claim() {
                     self.wake_another();
                     self.execute(slot);
@@ -108,6 +139,27 @@ impl Worker {
 
     fn ledger(&self) -> &'static crate::shm::participants::Ledger {
         &self.area.arena.participant(self.me).ledger
+    }
+
+    /// Asks for the successor, once; whether this worker leaves now.
+    #[cold]
+    fn is_to_leave(&self) -> bool {
+        let ledger = self.ledger();
+        if ledger.leaving.load(Relaxed) == 0 {
+            ledger.leaving.store(ENDING, Relaxed);
+            fault::point("worker.ending");
+            bell::ring();
+        }
+        self.life.is_spent() || (self.life.is_over() && self.seat.has_successor())
+    }
+
+    /// Lets the successor run.
+    fn leave(&self) {
+        self.ledger().leaving.store(LEAVING, Relaxed);
+        compiler_fence(SeqCst);
+        fault::point("worker.leaving");
+        self.seat.end(self.turn);
+        fault::point("worker.left");
     }
 
     /// Steps 1 and 2 of the protocol.
@@ -157,10 +209,16 @@ impl Worker {
             me,
             user,
             contexts: &mut self.contexts,
+            calls_left: &self.life.calls_left,
         });
         if timed {
             let busy_ns = sys::clock::monotonic_ns().saturating_sub(started_ns);
-            slot.busy_ns.store(busy_ns, Relaxed);
+            // Another may have run calls of it before.
+            slot.busy_ns.store(slot.busy_ns.load(Relaxed) + busy_ns, Relaxed);
+        }
+        if self.life.is_spent() && slot.is_unfinished() {
+            self.give_back(index);
+            return;
         }
         let finished = slot.state.finish();
         fault::point("worker.done");
@@ -168,6 +226,22 @@ impl Worker {
         fault::point("worker.announced");
         self.ledger().slot.store(0, Relaxed);
         fault::point("worker.settled-own-ledger");
+    }
+
+    /// Has another worker run the rest of a batch.
+    #[cold]
+    fn give_back(&self, index: u32) {
+        let ledger = self.ledger();
+        ledger.returning.store(1, Relaxed);
+        compiler_fence(SeqCst);
+        fault::point("worker.giving-back");
+        self.area.slots[index as usize].state.give_back();
+        fault::point("worker.given-back");
+        self.area.queue(index);
+        fault::point("worker.queued-again");
+        ledger.slot.store(0, Relaxed);
+        compiler_fence(SeqCst);
+        ledger.returning.store(0, Relaxed);
     }
 
     /// Looks for work for a bounded time, if nobody else does, and claims what it finds.
@@ -209,7 +283,7 @@ impl Worker {
             && !self.contexts.has_gone(&self.area);
         if nothing_to_do {
             fault::point("worker.asleep");
-            idle.sleep(epoch, None);
+            idle.sleep(epoch, self.life.time_left());
             fault::point("worker.awake");
         }
         ledger.asleep.store(0, Relaxed);

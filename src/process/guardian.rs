@@ -2,7 +2,8 @@
 //!
 //! # Protocol
 //! 1. The constructor finds `PROCPOOL_GUARDIAN`, removes it, takes standard input (the doorbell)
-//!    away, closes what else was inherited, and receives the arena's descriptor over the doorbell.
+//!    away, closes what else was inherited, and receives the arena's descriptor and the supervisor's bell
+//!    (`bell.rs`) over the doorbell.
 //! 2. It makes the folder whose name it was given, a one-shot server inside, and sends the server's
 //!    path. A watcher thread removes the folder and exits if the user's process dies meanwhile,
 //!    because accepting has no time limit.
@@ -75,11 +76,15 @@ fn before_main() {
     }
     let Ok(doorbell) = sys::fd::take_standard_input() else { return };
     sys::fd::close_inherited();
-    // The descriptor was sent before we were started, so it is there unless nobody meant us.
+    // The descriptors were sent before we were started, so they are there unless nobody meant us.
     let mut text = [0u8; 8];
     let Ok((_, Some(arena))) = sys::fd::receive(&doorbell, &mut text) else {
         sys::process::exit_now(1);
     };
+    let Ok((_, Some(bell))) = sys::fd::receive(&doorbell, &mut text) else {
+        sys::process::exit_now(1);
+    };
+    super::bell::keep(bell);
     let role = Role { doorbell, arena, folder: folder.to_owned() };
     if mode == IN_MAIN {
         *WAITING_FOR_MAIN.lock().unwrap_or_else(PoisonError::into_inner) = Some(role);

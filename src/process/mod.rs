@@ -20,6 +20,7 @@
 //! The user's process: the guardian's poll returns, it kills and reaps its workers and exits. The
 //! guardian: the kernel kills its workers, the supervisor sees all the pidfds and starts another.
 
+pub(crate) mod bell;
 pub(crate) mod control;
 pub(crate) mod guardian;
 pub(crate) mod identity;

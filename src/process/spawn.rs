@@ -29,8 +29,8 @@ pub(crate) struct Guardian {
 }
 
 impl Guardian {
-    /// Starts the guardian of this process.
-    pub(crate) fn start(arena: &Arena) -> Result<Self, Error> {
+    /// Starts the guardian of this process, whose workers ring `bell`.
+    pub(crate) fn start(arena: &Arena, bell: impl AsFd) -> Result<Self, Error> {
         if sys::process::is_privileged_exec() {
             return Err(Error::invalid(
                 "this process runs with raised privileges (set-uid): it may not start workers"
@@ -39,18 +39,25 @@ impl Guardian {
         }
         let base = std::env::temp_dir();
         let folder = format!("procpool-{}-{}", sys::process::own_pid(), sys::clock::monotonic_ns());
-        let started = Self::start_at(arena, &base, &folder);
+        let started = Self::start_at(arena, bell.as_fd(), &base, &folder);
         if started.is_err() {
             let _ = std::fs::remove_dir_all(base.join(folder));
         }
         started
     }
 
-    fn start_at(arena: &Arena, base: &std::path::Path, folder: &str) -> Result<Self, Error> {
+    fn start_at(
+        arena: &Arena,
+        bell: BorrowedFd<'_>,
+        base: &std::path::Path,
+        folder: &str,
+    ) -> Result<Self, Error> {
         let (doorbell, theirs) =
             sys::fd::socket_pair().map_err(|error| Error::os("make a socket pair", error))?;
         sys::fd::send(&doorbell, b"arena", Some(arena.descriptor()))
             .map_err(|error| Error::os("send the arena's descriptor", error))?;
+        sys::fd::send(&doorbell, b"bell", Some(bell))
+            .map_err(|error| Error::os("send the supervisor's bell", error))?;
         let pid = spawn(folder, theirs)?;
         let starting = Starting {
             pidfd: Some(

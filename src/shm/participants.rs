@@ -64,6 +64,10 @@ pub(crate) struct Ledger {
     pub(crate) asleep: AtomicU32,
     /// 1 once it has reached its loop: it can start.
     pub(crate) started: AtomicU32,
+    /// 1 when it is about to be recycled, 2 when it leaves by itself: its end is no loss.
+    pub(crate) leaving: AtomicU32,
+    /// 1 while it gives the rest of a batch back.
+    pub(crate) returning: AtomicU32,
 }
 
 /// An entry that was reserved for a process which is about to start.
@@ -246,6 +250,8 @@ impl Arena {
         entry.ledger.slot.store(0, Relaxed);
         entry.ledger.asleep.store(0, Relaxed);
         entry.ledger.started.store(0, Relaxed);
+        entry.ledger.leaving.store(0, Relaxed);
+        entry.ledger.returning.store(0, Relaxed);
         let word = Word::from_raw(entry.word.load(Relaxed));
         let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word };
         if word.parent == ParticipantId::NOBODY && word.state != FREE {

@@ -87,6 +87,14 @@ pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// Bytes of memory that the calling process has for itself: resident, and not shared with others.
+pub(crate) fn private_bytes() -> u64 {
+    let Ok(line) = std::fs::read_to_string("/proc/self/statm") else { return 0 };
+    let mut pages = line.split_ascii_whitespace().skip(1).map_while(|field| field.parse().ok());
+    let (resident, shared): (u64, u64) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared) * rustix::param::page_size() as u64
+}
+
 /// A descriptor that becomes readable when process `pid` dies.
 pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::empty())
