@@ -62,6 +62,7 @@ pub(crate) enum Step {
     DecodeContext,
     EncodeResult,
     DecodeResult,
+    UseState,
 }
 
 impl fmt::Display for Step {
@@ -72,6 +73,7 @@ impl fmt::Display for Step {
             Self::DecodeContext => "decode its context",
             Self::EncodeResult => "encode its result",
             Self::DecodeResult => "decode its result",
+            Self::UseState => "use the worker's state",
         })
     }
 }
@@ -321,8 +323,10 @@ impl Error {
         matches!(*self.kind, ErrorKind::Closed)
     }
 
-    /// Whether a process of ours failed, as opposed to the system or the caller.
-    pub(crate) fn is_broken(&self) -> bool {
+    /// Returns whether the pool is broken: its workers did not start or died too often, or a process of
+    /// the crate's own failed. The message says which.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
         matches!(*self.kind, ErrorKind::Broken(_))
     }
 

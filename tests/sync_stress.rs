@@ -169,7 +169,9 @@ impl Shared {
 fn nobody_hangs_and_nothing_is_lost_while_workers_are_killed_at_random() {
     let _dog = watchdog(300);
     let mut random = Random(seed());
-    let pool = Pool::builder().workers(WORKERS).name("syncstress").build().unwrap();
+    // Whoever kills so often does not want the pool to give up.
+    let pool = Pool::builder().workers(WORKERS).name("syncstress");
+    let pool = pool.restart_limit(1_000_000, Duration::from_secs(1)).build().unwrap();
     let shared = Shared::make();
     let over = AtomicBool::new(false);
     let (mut lost, mut done) = (0u64, 0u64);

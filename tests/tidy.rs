@@ -44,6 +44,7 @@ const UNSAFE_FILES: &[&str] = &[
     "pool/failure.rs",
     "pool/results.rs",
     "pool/slot.rs",
+    "pool/startup.rs",
     "pool/state.rs",
     "pool/submit.rs",
     "pool/task.rs",

@@ -4,19 +4,25 @@ use super::Pool;
 use super::area::Area;
 use super::inner::{Inner, Settings};
 use super::recycle::Recycle;
+use super::startup::Startup;
 use super::supervisor::Supervisor;
 use crate::error::Error;
 use crate::limits::{NAME_BYTES_MAX, QUEUE_CAPACITY_DEFAULT, QUEUE_CAPACITY_MAX, WORKERS_MAX};
 use crate::prim::{AtomicU64, Relaxed};
 use crate::shm::{Arena, arena::own_id};
 use crate::sys;
+use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How long a worker, or a waiting caller, looks before it sleeps: as long as waking it costs.
 const SEARCH_NS: u64 = 50_000;
 /// Stack of the thread that runs tasks: what the main thread of a program usually has.
 const STACK_BYTES_DEFAULT: usize = 8 << 20;
 const STACK_BYTES_MIN: usize = 64 << 10;
+
+/// Deaths of workers that have ended no task, and the time in which they may happen.
+const RESTARTS_DEFAULT: (u32, Duration) = (1000, Duration::from_secs(10));
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -40,6 +46,8 @@ pub struct PoolBuilder {
     arena_bytes: Option<usize>,
     stack_bytes: usize,
     recycle: Recycle,
+    startup: Startup,
+    restarts: (u32, Duration),
 }
 
 impl PoolBuilder {
@@ -51,6 +59,8 @@ impl PoolBuilder {
             arena_bytes: None,
             stack_bytes: STACK_BYTES_DEFAULT,
             recycle: Recycle::default(),
+            startup: Startup::default(),
+            restarts: RESTARTS_DEFAULT,
         }
     }
 
@@ -98,8 +108,83 @@ impl PoolBuilder {
         self
     }
 
+    /// Has each worker run `function(argument)` before its first task. What that returns is the worker's
+    /// state, which [`map_state`](Pool::map_state) gives to its tasks.
+    ///
+    /// The argument is encoded once, and may carry handles.
+    ///
+    /// # Errors
+    /// If it panics, or its worker dies in it, ten times in a row, the pool is broken: calls fail with the
+    /// message ([`Error::is_broken`]). `build` fails if the argument cannot be encoded.
+    ///
+    /// # Examples
+    /// ```
+    /// use procpool::Pool;
+    /// use std::collections::HashMap;
+    ///
+    /// // Stands for something that takes long to load.
+    /// let load = |words: Vec<String>| -> HashMap<String, usize> {
+    ///     words.into_iter().map(|word| (word.clone(), word.len())).collect()
+    /// };
+    /// let words = vec!["one".to_string(), "three".to_string()];
+    /// let pool = Pool::builder().workers(2).initializer(load, words).build()?;
+    /// let look_up = |model: &mut HashMap<String, usize>, word: String| model.get(&word).copied();
+    /// let found = pool.map_state(look_up, ["three".to_string(), "six".to_string()])?;
+    /// assert_eq!(found, [Some(5), None]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn initializer<F, A, S>(mut self, function: F, argument: A) -> Self
+    where
+        F: Fn(A) -> S + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        S: 'static,
+    {
+        self.startup.set_infallible_initialiser(&function, argument);
+        self
+    }
+
+    /// As [`initializer`](Self::initializer), for a function that may fail; the pool is then broken with
+    /// its error's text, after ten times in a row.
+    pub fn try_initializer<F, A, S, E>(mut self, function: F, argument: A) -> Self
+    where
+        F: Fn(A) -> Result<S, E> + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        S: 'static,
+        E: std::fmt::Display,
+    {
+        self.startup.set_initialiser(&function, argument);
+        self
+    }
+
+    /// Has each worker run `function` on its state when it leaves: recycled, or because the pool is
+    /// [shut down](Pool::shutdown). Not when it is killed, or its pool is dropped.
+    ///
+    /// # Errors
+    /// `build` fails if the state is not what the initializer makes.
+    pub fn finalizer<F, S>(mut self, function: F) -> Self
+    where
+        F: Fn(S) + Copy + Send + 'static,
+        S: 'static,
+    {
+        self.startup.set_finaliser(&function);
+        self
+    }
+
+    /// Sets how many workers that have not ended any task may die within `window`. Then the pool is
+    /// broken: what it has not begun fails, and says what the last ones died of. From half of that many on
+    /// replacing them takes some milliseconds. Default: 1000 (or 100 per worker, if that is more) within 10
+    /// seconds.
+    ///
+    /// A worker that dies after it has ended a task does not count: tasks that kill their workers now and
+    /// then break no pool.
+    #[doc(alias = "crash_loop")]
+    pub fn restart_limit(mut self, deaths: u32, window: Duration) -> Self {
+        self.restarts = (deaths, window);
+        self
+    }
+
     fn validate(&self) -> Result<(), Error> {
-        let Self { workers, name, queue_capacity, arena_bytes: _, stack_bytes, recycle } = self;
+        let Self { workers, name, queue_capacity, stack_bytes, recycle, restarts, .. } = self;
         if let Some(workers) = workers.filter(|workers| !(1..=WORKERS_MAX).contains(workers)) {
             return Err(Error::invalid(format!("workers is {workers}, outside 1..={WORKERS_MAX}")));
         }
@@ -116,6 +201,12 @@ impl PoolBuilder {
         if *stack_bytes < STACK_BYTES_MIN {
             return Err(Error::invalid(format!(
                 "stack_bytes is {stack_bytes}, below {STACK_BYTES_MIN}"
+            )));
+        }
+        if restarts.0 == 0 || restarts.1.is_zero() {
+            return Err(Error::invalid(format!(
+                "restart_limit is {} within {:?}: both must be more than 0",
+                restarts.0, restarts.1
             )));
         }
         recycle.validate()
@@ -135,7 +226,13 @@ impl PoolBuilder {
         let workers = self.workers.unwrap_or(cores.min(WORKERS_MAX));
         let arena = Arena::tree(self.arena_bytes)?;
         let area = Area::create(arena, self.queue_capacity as u32, own_id())?;
+        let restarts = match self.restarts {
+            RESTARTS_DEFAULT => (RESTARTS_DEFAULT.0.max(100 * workers as u32), RESTARTS_DEFAULT.1),
+            asked => asked,
+        };
+        // From here on dropping it frees the area.
         let settings = Settings {
+            restarts,
             id: NEXT_ID.fetch_add(1, Relaxed),
             name: self.name,
             workers,
@@ -144,7 +241,10 @@ impl PoolBuilder {
             stack_bytes: self.stack_bytes,
             recycle: self.recycle,
         };
-        let inner = Arc::new(Inner::new(settings, area, own_id()));
+        let mut inner = Inner::new(settings, area, own_id());
+        let id = inner.next_context_id();
+        inner.startup = self.startup.prepare(area, id, own_id())?;
+        let inner = Arc::new(inner);
         let supervisor = Supervisor::get(arena)?;
         supervisor.add(inner.clone())?;
         Ok(Pool::from_parts(inner, supervisor))
@@ -153,7 +253,16 @@ impl PoolBuilder {
 
 impl std::fmt::Debug for PoolBuilder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { workers, name, queue_capacity, arena_bytes, stack_bytes, recycle } = self;
+        let Self {
+            workers,
+            name,
+            queue_capacity,
+            arena_bytes,
+            stack_bytes,
+            recycle,
+            startup: _,
+            restarts,
+        } = self;
         formatter
             .debug_struct("PoolBuilder")
             .field("workers", workers)
@@ -162,6 +271,7 @@ impl std::fmt::Debug for PoolBuilder {
             .field("arena_bytes", arena_bytes)
             .field("stack_bytes", stack_bytes)
             .field("recycle", recycle)
+            .field("restart_limit", restarts)
             .finish()
     }
 }

@@ -132,6 +132,14 @@ impl ContextCache {
     }
 }
 
+/// The context that a context word names, once.
+pub(crate) fn decode<C: DeserializeOwned + 'static>(area: &Area, raw: u32) -> Result<C, String> {
+    let place = (raw as usize).checked_sub(1).and_then(|place| area.contexts().get(place));
+    let place = place.ok_or("it is named by nothing")?;
+    let stream = read_stream::<C>(area, place.offset.load(Relaxed), place.bytes.load(Relaxed));
+    stream.ok_or("it is not inside the arena")?.value(0)
+}
+
 #[allow(unsafe_code)] // Reads a block that does not change.
 fn read_stream<C: DeserializeOwned + 'static>(
     area: &Area,

@@ -13,6 +13,7 @@ use super::area::Area;
 use super::recycle::Recycle;
 use super::results::{Aside, HARVEST_MAX};
 use super::slot::Slot;
+use super::startup::Prepared;
 use super::state::Phase;
 use crate::error::{Error, TaskError};
 use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
@@ -21,6 +22,7 @@ use crate::shm::arena::is_forked_copy;
 use crate::shm::{ParticipantId, fault};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A task in a slot: the slot and the task's generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub(crate) struct Inner {
     pub(crate) search_ns: u64,
     pub(crate) stack_bytes: usize,
     pub(crate) recycle: Recycle,
+    pub(crate) startup: Option<Prepared>,
+    /// Deaths of workers that have ended no task, and the time in which they may happen.
+    pub(crate) restarts: (u32, Duration),
     pub(super) slots: Mutex<Slots>,
     pub(super) aside: Mutex<HashMap<u32, Aside>>,
     /// What holds the shared objects to which the inputs carry handles, by slot.
@@ -103,11 +108,13 @@ pub(crate) struct Settings {
     pub(crate) search_ns: u64,
     pub(crate) stack_bytes: usize,
     pub(crate) recycle: Recycle,
+    pub(crate) restarts: (u32, Duration),
 }
 
 impl Inner {
     pub(crate) fn new(settings: Settings, area: Area, user: ParticipantId) -> Self {
-        let Settings { id, name, workers, cores, search_ns, stack_bytes, recycle } = settings;
+        let Settings { id, name, workers, cores, search_ns, stack_bytes, recycle, restarts } =
+            settings;
         let free = (0..area.slots.len() as u32).rev().collect();
         Self {
             id,
@@ -119,6 +126,8 @@ impl Inner {
             search_ns,
             stack_bytes,
             recycle,
+            startup: None,
+            restarts,
             slots: Mutex::new(Slots { free, submitted: VecDeque::new(), tally: Tally::default() }),
             aside: Mutex::default(),
             jobs_taken: AtomicU64::new(1),
@@ -365,6 +374,8 @@ impl Drop for Inner {
             }
         }
         lock(&self.aside).clear();
+        // It is in the area.
+        self.startup = None;
         self.area.free();
     }
 }

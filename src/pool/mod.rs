@@ -3,9 +3,11 @@
 //! ```text
 //! submit.rs, map.rs   fill slots, collect results       (user's process, any thread)
 //! inner.rs, results.rs  free slots, what was set aside  (user's process, private)
-//! supervisor.rs, watch.rs, settle.rs  keep workers alive (user's process, one thread)
+//! supervisor.rs, watch.rs, starting.rs, restarts.rs, settle.rs
+//!                     keep workers alive                (user's process, one thread)
 //! worker.rs, task.rs  claim, run, announce              (workers)
-//! recycle.rs          when a worker leaves           (workers)
+//! startup.rs          the initialiser and its state      (workers)
+//! recycle.rs          when a worker leaves              (workers)
 //! area.rs, slot.rs, state.rs, sleep.rs, seat.rs, failure.rs, context.rs   what they share
 //! ```
 
@@ -26,6 +28,8 @@ mod pools;
 #[cfg(not(loom))]
 mod recycle;
 #[cfg(not(loom))]
+mod restarts;
+#[cfg(not(loom))]
 mod results;
 #[cfg(not(loom))]
 mod seat;
@@ -36,9 +40,15 @@ mod sleep;
 mod sleep_models;
 #[cfg(not(loom))]
 mod slot;
+#[cfg(not(loom))]
+mod starting;
+#[cfg(not(loom))]
+mod startup;
 mod state;
 #[cfg(all(test, loom))]
 mod state_models;
+#[cfg(not(loom))]
+mod stateful;
 #[cfg(not(loom))]
 mod stats;
 #[cfg(not(loom))]
@@ -50,15 +60,19 @@ mod task;
 #[cfg(not(loom))]
 mod watch;
 #[cfg(not(loom))]
+mod with;
+#[cfg(not(loom))]
 mod worker;
 
 #[cfg(not(loom))]
 pub use builder::PoolBuilder;
 #[cfg(not(loom))]
-pub use pools::{Pool, With};
+pub use pools::Pool;
 #[cfg(not(loom))]
 pub use recycle::Recycle;
 #[cfg(not(loom))]
 pub use stats::Stats;
 #[cfg(not(loom))]
 pub use submit::{JoinTimeoutError, TaskHandle};
+#[cfg(not(loom))]
+pub use with::With;

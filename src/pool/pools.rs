@@ -1,4 +1,4 @@
-//! [`Pool`] and [`With`]: the calls that users make.
+//! [`Pool`]: the calls that users make.
 
 use super::builder::PoolBuilder;
 use super::context::Context;
@@ -8,11 +8,11 @@ use super::stats::Stats;
 use super::submit::{self, Job, TaskHandle};
 use super::supervisor::Supervisor;
 use super::task;
+use super::with::With;
 use crate::error::{Error, TaskError, TrySubmitError};
 use crate::shm::arena::is_forked_copy;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
-use std::marker::PhantomData;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ const LEAVING_GRACE: Duration = Duration::from_secs(1);
 /// A dropped pool kills its workers at once; tasks that have not ended fail with
 /// [`TaskError::is_pool_closed`]. [`shutdown`](Pool::shutdown) lets them end first.
 pub struct Pool {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     supervisor: Arc<Supervisor>,
 }
 
@@ -215,7 +215,7 @@ impl Pool {
         let Inner { area, user, .. } = *self.inner;
         let id = self.inner.next_context_id();
         let context = Context::create(area, id, context, user).map(Arc::new);
-        With { pool: self, context, of: PhantomData }
+        With::new(self, context)
     }
 
     /// The number of workers.
@@ -289,98 +289,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A pool and a context that its tasks may read; from [`Pool::with`].
-///
-/// # If a worker dies
-/// Its replacement decodes the context again when it runs its first such task.
-#[derive(Debug, Clone)]
-#[must_use = "a context does nothing until tasks are started with it"]
-pub struct With<'a, C> {
-    pool: &'a Pool,
-    context: Result<Arc<Context>, Error>,
-    of: PhantomData<fn(&C)>,
-}
-
-impl<C: Serialize + DeserializeOwned + 'static> With<'_, C> {
-    fn job<F, A, R>(&self, function: &F) -> Result<Job, Error>
-    where
-        F: Fn(&C, A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-    {
-        let code = task::code_with_context_of::<F, C, A, R>(function)?;
-        Ok(Job { code, context: Some(self.context.clone()?) })
-    }
-
-    /// Runs `function` on the context and every input; see [`Pool::map`].
-    ///
-    /// # Errors
-    /// As [`Pool::map`], and a context that could not be encoded.
-    pub fn map<F, A, R, I>(&self, function: F, inputs: I) -> Result<Vec<R>, Error>
-    where
-        F: Fn(&C, A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-        I: IntoIterator<Item = A>,
-    {
-        collect(&self.pool.inner, &self.job(&function)?, inputs.into_iter())
-    }
-
-    /// Runs `function` on the context and every input, one outcome per call; see
-    /// [`Pool::map_each`].
-    ///
-    /// # Errors
-    /// As [`Pool::map_each`], and a context that could not be encoded.
-    pub fn map_each<F, A, R, I>(
-        &self,
-        function: F,
-        inputs: I,
-    ) -> Result<Vec<Result<R, TaskError>>, Error>
-    where
-        F: Fn(&C, A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-        I: IntoIterator<Item = A>,
-    {
-        collect_each(&self.pool.inner, &self.job(&function)?, inputs.into_iter())
-    }
-
-    /// Queues one call on the context; see [`Pool::submit`].
-    ///
-    /// # Errors
-    /// As [`Pool::submit`], and a context that could not be encoded.
-    pub fn submit<F, A, R>(&self, function: F, argument: A) -> Result<TaskHandle<R>, Error>
-    where
-        F: Fn(&C, A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-    {
-        let job = self.job(&function)?;
-        submit::submit(&self.pool.inner, &job, argument, None).map_err(without_argument)
-    }
-
-    /// Queues one call on the context unless the queue is full; see [`Pool::try_submit`].
-    ///
-    /// # Errors
-    /// Gives the argument back.
-    pub fn try_submit<F, A, R>(
-        &self,
-        function: F,
-        argument: A,
-    ) -> Result<TaskHandle<R>, TrySubmitError<A>>
-    where
-        F: Fn(&C, A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-    {
-        match self.job(&function) {
-            Ok(job) => submit::try_submit(&self.pool.inner, &job, argument),
-            Err(error) => Err(TrySubmitError::Failed(argument, error)),
-        }
-    }
-}
-
-fn without_argument<A>(error: TrySubmitError<A>) -> Error {
+pub(super) fn without_argument<A>(error: TrySubmitError<A>) -> Error {
     match error {
         TrySubmitError::Full(_) => Error::limit("the pool's queue is full".into()),
         TrySubmitError::Closed(_) => Error::closed(),
@@ -388,7 +297,7 @@ fn without_argument<A>(error: TrySubmitError<A>) -> Error {
     }
 }
 
-fn collect<A, R>(
+pub(super) fn collect<A, R>(
     inner: &Arc<Inner>,
     job: &Job,
     inputs: impl Iterator<Item = A>,
@@ -412,7 +321,7 @@ where
     failure.map_or(Ok(values), |error| Err(error.into()))
 }
 
-fn collect_each<A, R>(
+pub(super) fn collect_each<A, R>(
     inner: &Arc<Inner>,
     job: &Job,
     inputs: impl Iterator<Item = A>,

@@ -21,9 +21,11 @@
 
 use super::failure;
 use super::inner::Inner;
+use super::restarts::Had;
 use super::slot::Slot;
 use super::state::Phase;
 use super::task::{give_up_input, hand_over_carried};
+use super::worker::LEAVING;
 use crate::error::{TaskError, WorkerExit};
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
 use crate::shm::{Arena, Offset, ParticipantId};
@@ -45,11 +47,21 @@ pub(crate) struct Dead {
     pub(crate) closing: bool,
 }
 
-/// Gives back everything that a dead worker held; `true` if it had come as far as its loop.
-pub(crate) fn settle(inner: &Inner, dead: Dead) -> bool {
+/// How far a worker had come.
+pub(super) fn had(arena: &Arena, worker: ParticipantId) -> Had {
+    let ledger = &arena.participant(worker).ledger;
+    match (ledger.leaving.load(Relaxed), ledger.started.load(Relaxed)) {
+        (LEAVING, _) => Had::EndedTasks,
+        (_, 0) => Had::NotStarted,
+        (_, 1) => Had::EndedNothing,
+        _ => Had::EndedTasks,
+    }
+}
+
+/// Gives back everything that a dead worker held.
+pub(super) fn settle(inner: &Inner, dead: Dead) {
     let area = &inner.area;
     let ledger = &area.arena.participant(dead.id).ledger;
-    let had_started = ledger.started.load(Relaxed) != 0;
     area.searcher().evict(dead.id.to_raw() as u32);
     settle_cell(inner, dead, ledger.cell.load(Relaxed));
     let slot = ledger.slot.load(Relaxed).checked_sub(1).map(|index| index as u32);
@@ -66,7 +78,6 @@ pub(crate) fn settle(inner: &Inner, dead: Dead) -> bool {
         area.idle().uncount();
     }
     area.wake_everybody();
-    had_started
 }
 
 fn settle_cell(inner: &Inner, dead: Dead, position: u64) {

@@ -16,6 +16,7 @@ use super::area::Area;
 use super::context::ContextCache;
 use super::failure::{self, FailureRecord};
 use super::slot::{INLINE_OUTPUT_BYTES, Slot};
+use super::startup::WorkerState;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
 use crate::error::{Error, Step, crossing};
 use crate::prim::{Acquire, Relaxed, Release, SeqCst, compiler_fence};
@@ -38,6 +39,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) contexts: &'a mut ContextCache,
     /// How many calls this worker may still run: a batch with more is left unfinished.
     pub(crate) calls_left: &'a Cell<u64>,
+    pub(crate) state: &'a mut WorkerState,
 }
 
 /// What a slot's code offset leads to.
@@ -47,14 +49,14 @@ pub(crate) type Trampoline = fn(&mut Invocation<'_>);
 ///
 /// # Safety
 /// A value of `F` exists in the program that named this trampoline.
-unsafe fn conjure<F>() -> F {
+pub(super) unsafe fn conjure<F>() -> F {
     const { check_captures_nothing::<F>() };
     // SAFETY: F has size zero, so its value has no bytes; the caller knows that one exists.
     unsafe { NonNull::<F>::dangling().read() }
 }
 
 /// Refuses, at compile time, what cannot be sent to another process.
-const fn check_captures_nothing<F>() {
+pub(super) const fn check_captures_nothing<F>() {
     assert!(
         size_of::<F>() == 0,
         "a task must be a function or a closure that captures nothing, because it runs in another \
@@ -84,6 +86,34 @@ where
 {
     const { check_captures_nothing::<F>() };
     CodeOffset::of(run_with_context::<F, C, A, R> as Trampoline as usize)
+}
+
+/// Names the trampoline for a function of the worker's state and an argument.
+pub(crate) fn code_with_state_of<F, S, A, R>(_: &F) -> Result<CodeOffset, Error>
+where
+    F: Fn(&mut S, A) -> R + Copy + 'static,
+    S: 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    const { check_captures_nothing::<F>() };
+    CodeOffset::of(run_with_state::<F, S, A, R> as Trampoline as usize)
+}
+
+fn run_with_state<F, S, A, R>(invocation: &mut Invocation<'_>)
+where
+    F: Fn(&mut S, A) -> R + Copy + 'static,
+    S: 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+{
+    // SAFETY: `code_with_state_of` had a value of F when it named this function.
+    let function: F = unsafe { conjure() };
+    let batch = Batch::<A, R>::open(invocation);
+    match invocation.state.get::<S>() {
+        Ok(state) => batch.run(|argument| function(state, argument)),
+        Err(message) => batch.fail_all(&FailureRecord::Codec { step: Step::UseState, message }),
+    }
 }
 
 fn run<F, A, R>(invocation: &mut Invocation<'_>)
@@ -233,9 +263,9 @@ where
         Output::Appended(writer.publish_in(&slot.output))
     }
 
-    fn run(mut self, function: impl Fn(A) -> R) {
+    fn run(mut self, mut function: impl FnMut(A) -> R) {
         while self.next < self.stop {
-            let ran = catch_unwind(AssertUnwindSafe(|| self.run_calls(&function)));
+            let ran = catch_unwind(AssertUnwindSafe(|| self.run_calls(&mut function)));
             if ran.is_err() {
                 self.fail(&failure::of_panic());
             }
@@ -245,7 +275,7 @@ where
 
     /// Runs calls until all that this worker may run have an outcome, or one panics.
     #[inline]
-    fn run_calls(&mut self, function: &impl Fn(A) -> R) {
+    fn run_calls(&mut self, function: &mut impl FnMut(A) -> R) {
         while self.next < self.stop {
             if self.slot.is_cancelled() {
                 self.stop = self.next;

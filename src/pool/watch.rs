@@ -12,20 +12,19 @@
 //! descriptor is left) is a *stray*: it is ended and settled like any other.
 //!
 //! # Limits
-//! A pool whose workers cannot be started, or die before they reach their loop, [`FAILED_MAX`] times
-//! in a row is broken: its tasks fail and say so. A worker that dies later is replaced at once,
-//! however often.
+//! A pool whose workers cannot be forked [`FORKS_MAX`] times in a row, or die too often (`restarts.rs`),
+//! is broken: its tasks fail and say so.
 
 use super::inner::Inner;
+use super::restarts::Restarts;
 use super::seat;
-use super::settle::{Dead, end_orphan, settle};
+use super::settle::{Dead, had, settle};
+use super::startup::note_of;
 use super::supervisor::{Mailbox, Request};
-use super::worker::{self, LEAVING, WorkerSpec};
+use super::worker::LEAVING;
 use crate::error::{Error, WorkerExit};
 use crate::prim::Relaxed;
-use crate::process::identity::{CodeOffset, Entry};
-use crate::process::{Forked, Guardian};
-use crate::shm::participants::Reserved;
+use crate::process::Guardian;
 use crate::shm::{Arena, ParticipantId};
 use crate::sys;
 use std::collections::{HashMap, HashSet};
@@ -33,40 +32,32 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-/// Starts in a row that may fail before a pool is given up: forks that the system refuses (retried
-/// with growing pauses, half a second in all), or workers that die before they reach their loop.
-const FAILED_MAX: u32 = 10;
+/// Forks in a row that the system may refuse before a pool is given up: with growing pauses, half a
+/// second in all.
+const FORKS_MAX: u32 = 10;
 
 /// Guardians that may die while a pool is being built before that fails.
 const GUARDIANS_MAX: u32 = 4;
 
 /// A worker process.
-struct Worker {
-    pool: u64,
-    id: ParticipantId,
-    place: Place,
-    pid: u32,
-    pidfd: OwnedFd,
+pub(super) struct Worker {
+    pub(super) pool: u64,
+    pub(super) id: ParticipantId,
+    pub(super) place: Place,
+    pub(super) pid: u32,
+    pub(super) pidfd: OwnedFd,
 }
 
 /// A seat of a pool, and a turn there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
-    number: usize,
-    turn: u32,
+pub(super) struct Place {
+    pub(super) number: usize,
+    pub(super) turn: u32,
 }
 
-/// A worker that the guardian was asked for.
-struct Asked {
-    pool: u64,
-    place: Place,
-    reserved: Reserved,
-}
-
-struct Watched {
-    inner: Arc<Inner>,
-    /// Workers in a row that died before they reached their loop.
-    failed_starts: u32,
+pub(super) struct Watched {
+    pub(super) inner: Arc<Inner>,
+    restarts: Restarts,
     leaving: Option<Leaving>,
 }
 
@@ -77,7 +68,7 @@ struct Leaving {
 
 impl Watched {
     fn is_staying(&self) -> bool {
-        self.leaving.is_none() && self.failed_starts < FAILED_MAX
+        self.leaving.is_none() && !self.restarts.is_over()
     }
 
     fn is_to_be_killed(&self, now: Instant) -> bool {
@@ -87,11 +78,11 @@ impl Watched {
 
 /// What the supervisor's thread keeps.
 pub(super) struct Watch {
-    arena: &'static Arena,
+    pub(super) arena: &'static Arena,
     mailbox: Arc<Mailbox>,
-    guardian: Option<Guardian>,
-    pools: Vec<Watched>,
-    workers: Vec<Worker>,
+    pub(super) guardian: Option<Guardian>,
+    pub(super) pools: Vec<Watched>,
+    pub(super) workers: Vec<Worker>,
     /// Attempts in a row to start a guardian or to have a worker forked that failed.
     failed_forks: u32,
     retry_at: Option<Instant>,
@@ -122,7 +113,8 @@ impl Watch {
                 self.replace(&dead);
             }
             let is_time = self.retry_at.is_some_and(|at| at <= Instant::now());
-            if guardian_died || is_time || (self.retry_at.is_none() && self.has_leavers()) {
+            // Leavers want successors; pauses may have ended.
+            if guardian_died || is_time || self.retry_at.is_none() {
                 self.fill_up();
             }
             self.serve_requests();
@@ -139,7 +131,10 @@ impl Watch {
         fds.extend(self.workers.iter().map(|worker| worker.pidfd.as_fd()));
         fds.extend(self.guardian.as_ref().map(Guardian::pidfd));
         let leaving = self.pools.iter().filter_map(|pool| pool.leaving.as_ref());
-        let deadline = leaving.map(|leaving| leaving.killed_at).chain(self.retry_at).min();
+        let now = Instant::now();
+        let paused = self.pools.iter().filter_map(|pool| pool.restarts.paused_until(now));
+        let deadline =
+            leaving.map(|leaving| leaving.killed_at).chain(self.retry_at).chain(paused).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| vec![false; fds.len()]);
         sys::fd::clear_event(&self.mailbox.bell);
@@ -149,7 +144,7 @@ impl Watch {
         (guardian_died, dead)
     }
 
-    fn pool(&mut self, id: u64) -> Option<&mut Watched> {
+    pub(super) fn pool(&mut self, id: u64) -> Option<&mut Watched> {
         self.pools.iter_mut().find(|pool| pool.inner.id == id)
     }
 
@@ -157,7 +152,8 @@ impl Watch {
 
     fn add(&mut self, inner: Arc<Inner>) -> Result<(), Error> {
         let id = inner.id;
-        self.pools.push(Watched { inner, failed_starts: 0, leaving: None });
+        let restarts = Restarts::new(inner.restarts);
+        self.pools.push(Watched { inner, restarts, leaving: None });
         let mut started = self.try_fill_up();
         for _ in 1..GUARDIANS_MAX {
             if !started.as_ref().is_err_and(Error::is_broken) {
@@ -199,11 +195,6 @@ impl Watch {
         self.enter_forked(asked)
     }
 
-    /// Whether workers are about to be recycled.
-    fn has_leavers(&self) -> bool {
-        self.workers.iter().any(|worker| self.leaving(worker) != 0)
-    }
-
     fn leaving(&self, worker: &Worker) -> u32 {
         self.arena.participant(worker.id).ledger.leaving.load(Relaxed)
     }
@@ -215,8 +206,10 @@ impl Watch {
             .iter()
             .map(|worker| ((worker.pool, worker.place), self.leaving(worker) != 0))
             .collect();
-        let mut missing = Vec::new();
-        for pool in self.pools.iter().filter(|pool| pool.is_staying()) {
+        let (mut missing, now) = (Vec::new(), Instant::now());
+        let replaced =
+            |pool: &&Watched| pool.is_staying() && pool.restarts.paused_until(now).is_none();
+        for pool in self.pools.iter().filter(replaced) {
             let Inner { id, workers, ref area, ref recycle, .. } = *pool.inner;
             for number in 0..workers {
                 let mut turn = area.seat(number).turn();
@@ -237,136 +230,16 @@ impl Watch {
         self.failed_forks += 1;
         let pause = Duration::from_millis(1 << self.failed_forks.min(7));
         self.retry_at = Some(Instant::now() + pause);
-        if self.failed_forks < FAILED_MAX {
+        if self.failed_forks < FORKS_MAX {
             return;
         }
         self.failed_forks = 0;
         for (id, _) in self.missing() {
             let left = self.workers.iter().any(|worker| worker.pool == id);
             if let (Some(watched), false) = (self.pool(id), left) {
-                watched.failed_starts = FAILED_MAX;
+                watched.restarts.give_up();
                 watched.inner.set_broken(format!("the pool is broken: no worker starts: {error}"));
             }
-        }
-    }
-
-    fn ring(&self) {
-        if let Some(guardian) = &self.guardian {
-            guardian.ring();
-        }
-    }
-
-    /// Posts requests for workers.
-    fn ask_forks(&mut self, wanted: &[(u64, Place)]) -> Result<Vec<Asked>, Error> {
-        let entry = CodeOffset::of(worker::main as Entry as usize)?;
-        let mut asked = Vec::with_capacity(wanted.len());
-        for (pool, place) in wanted {
-            let Some(watched) = self.pools.iter().find(|watched| watched.inner.id == *pool) else {
-                continue;
-            };
-            match self.ask_fork(entry, &watched.inner, *place) {
-                Ok(reserved) => asked.push(Asked { pool: *pool, place: *place, reserved }),
-                Err(error) if asked.is_empty() => return Err(error),
-                // The others are on their way; what is missing is asked for again.
-                Err(_) => break,
-            }
-        }
-        Ok(asked)
-    }
-
-    fn ask_fork(&self, entry: CodeOffset, inner: &Inner, place: Place) -> Result<Reserved, Error> {
-        let Some(guardian) = &self.guardian else {
-            return Err(Error::broken("there is no guardian process".into()));
-        };
-        let participant = self.arena.reserve_participant(inner.user)?;
-        let Place { number, turn } = place;
-        let name = format!("{}-worker-{number}", inner.name);
-        let spec = WorkerSpec {
-            area: inner.area.address(),
-            participant,
-            user: inner.user,
-            name: name.clone(),
-            stack_bytes: inner.stack_bytes,
-            search_ns: inner.search_ns,
-            number,
-            turn,
-            recycle: inner.recycle,
-        };
-        let sent = postcard::to_stdvec(&spec)
-            .map_err(|error| Error::broken(format!("cannot describe a worker: {error}")))
-            .and_then(|argument| guardian.ask_fork(entry, argument, name));
-        match sent {
-            Ok(()) => Ok(participant),
-            Err(error) => {
-                let _ = self.arena.withdraw(participant);
-                Err(error)
-            }
-        }
-    }
-
-    /// Collects the answers and enters the workers.
-    fn enter_forked(&mut self, asked: Vec<Asked>) -> Result<(), Error> {
-        let mut first_error = None;
-        let mut strays = Vec::new();
-        for Asked { pool, place, reserved } in asked {
-            let forked = match &self.guardian {
-                Some(guardian) => guardian.forked(),
-                None => Err(Error::broken("there is no guardian process".into())),
-            };
-            let entered = match forked {
-                Ok(Forked::Pid(pid)) => match sys::process::open_pidfd(pid) {
-                    Ok(pidfd) => Ok(Worker { pool, id: reserved.id, place, pid, pidfd }),
-                    Err(error) => {
-                        strays.push((pool, reserved, Some(pid)));
-                        Err(Error::os("watch a worker process", error))
-                    }
-                },
-                Ok(Forked::Failed(errno)) => {
-                    strays.push((pool, reserved, None));
-                    let error = std::io::Error::from_raw_os_error(errno);
-                    Err(Error::os("fork a worker process", error))
-                }
-                // The guardian died, perhaps after the fork: the worker dies with it.
-                Err(error) => {
-                    strays.push((pool, reserved, None));
-                    Err(error)
-                }
-            };
-            match entered {
-                Ok(worker) => {
-                    self.workers.push(worker);
-                    if let Some(watched) = self.pool(pool) {
-                        watched.inner.counters.workers_started.fetch_add(1, Relaxed);
-                    }
-                }
-                Err(error) => {
-                    first_error.get_or_insert(error);
-                }
-            }
-        }
-        for (pool, reserved, pid) in strays {
-            self.end_stray(pool, reserved, pid);
-        }
-        first_error.map_or(Ok(()), Err)
-    }
-
-    /// Ends a worker that was forked, or may have been, but cannot be watched.
-    fn end_stray(&mut self, pool: u64, reserved: Reserved, pid: Option<u32>) {
-        if let (Some(pid), Some(guardian)) = (pid, &self.guardian) {
-            sys::process::kill_child(pid);
-            // Reaping waits for its end.
-            if guardian.ask_reap(pid).is_ok() {
-                guardian.ring();
-                let _ = guardian.reaped();
-            }
-        }
-        if self.arena.withdraw(reserved) {
-            return;
-        }
-        let pid = end_orphan(self.arena, reserved.id);
-        let exit = WorkerExit::Signal(9);
-        if let Some(watched) = self.pool(pool) {
-            settle(&watched.inner, Dead { id: reserved.id, pid, exit, closing: false });
         }
     }
 
@@ -390,11 +263,7 @@ impl Watch {
                 let _ = guardian.ask_reap(worker.pid);
             }
         }
-        for Worker { pool, place: Place { number, turn }, .. } in &gone {
-            if let Some(watched) = self.pool(*pool) {
-                watched.inner.area.seat(*number).end(*turn);
-            }
-        }
+        gone.iter().for_each(|worker| self.end_turn(worker));
         let asked = self.ask_forks(&self.missing());
         self.ring();
         for worker in gone {
@@ -411,6 +280,17 @@ impl Watch {
         self.give_up_broken();
     }
 
+    /// Has the successor of a dead worker begin, if there may be one.
+    fn end_turn(&mut self, worker: &Worker) {
+        let Worker { pool, id, place: Place { number, turn }, .. } = *worker;
+        let arena = self.arena;
+        let Some(watched) = self.pool(pool) else { return };
+        watched.inner.area.seat(number).end(turn);
+        if watched.leaving.is_none() {
+            watched.restarts.died(Instant::now(), had(arena, id));
+        }
+    }
+
     fn settle_worker(&mut self, worker: &Worker, exit: WorkerExit) {
         let now = Instant::now();
         let left = self.leaving(worker) == LEAVING;
@@ -424,19 +304,18 @@ impl Watch {
             let lost = if left { &counters.workers_recycled } else { &counters.workers_lost };
             lost.fetch_add(1, Relaxed);
         }
-        let had_started = settle(&watched.inner, dead);
         if counted {
-            watched.failed_starts = if had_started { 0 } else { watched.failed_starts + 1 };
+            let arena = watched.inner.area.arena;
+            watched.restarts.note(had(arena, worker.id), exit, note_of(arena, worker.id));
         }
+        settle(&watched.inner, dead);
     }
 
     fn give_up_broken(&mut self) {
         for watched in &self.pools {
             let workers_left = self.workers.iter().any(|worker| worker.pool == watched.inner.id);
-            if watched.failed_starts >= FAILED_MAX && !workers_left {
-                watched.inner.set_broken(format!(
-                    "the pool is broken: its workers died {FAILED_MAX} times in a row before they                      could start"
-                ));
+            if watched.restarts.is_over() && !workers_left {
+                watched.inner.set_broken(watched.restarts.why());
             }
         }
     }
@@ -450,10 +329,7 @@ impl Watch {
             // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
             let _ = sys::process::kill_pidfd(&worker.pidfd);
             let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(Duration::from_secs(10)));
-            let Place { number, turn } = worker.place;
-            if let Some(watched) = self.pool(worker.pool) {
-                watched.inner.area.seat(number).end(turn);
-            }
+            self.end_turn(&worker);
             self.settle_worker(&worker, WorkerExit::Signal(9));
         }
         self.give_up_broken();

@@ -22,6 +22,7 @@ use super::context::ContextCache;
 use super::failure;
 use super::recycle::{Life, Recycle};
 use super::seat::Seat;
+use super::startup::{self, StartupSpec, WorkerState};
 use super::task::{Invocation, Trampoline};
 use crate::prim::{Relaxed, SeqCst, compiler_fence};
 use crate::process::bell;
@@ -48,6 +49,7 @@ pub(crate) struct WorkerSpec {
     pub(crate) number: usize,
     pub(crate) turn: u32,
     pub(crate) recycle: Recycle,
+    pub(crate) startup: Option<StartupSpec>,
 }
 
 /// The first function of a worker process; the guardian forks into it.
@@ -82,19 +84,30 @@ fn attach_and_run(spec: &WorkerSpec) {
     fault::point("worker.attached");
     let Ok(area) = Area::open(arena, spec.area) else { return };
     failure::note_panics();
-    let WorkerSpec { user, search_ns, number, turn, ref recycle, .. } = *spec;
+    let WorkerSpec { user, search_ns, number, turn, ref recycle, ref startup, .. } = *spec;
+    let begun = startup.as_ref().map_or(Ok(WorkerState::default()), |startup| startup.begin(&area));
+    let mut state = match begun {
+        Ok(state) => state,
+        Err(why) => {
+            startup::leave_note(arena, me, &why);
+            std::process::exit(1);
+        }
+    };
     arena.participant(me).ledger.started.store(1, Relaxed);
     let seat = area.seat(number);
     fault::point("worker.waiting-for-turn");
     if seat.wait_for(turn) {
         let (contexts, life) = (ContextCache::default(), Life::begin(recycle));
-        Worker { area, me, user, search_ns, contexts, seat, turn, life }.run();
+        Worker { area, me, user, search_ns, contexts, seat, turn, life, state: &mut state }.run();
+    }
+    if let Some(startup) = startup {
+        startup.end(state);
     }
     // Leave as a program leaves: buffers flushed, exit handlers run.
     std::process::exit(0);
 }
 
-struct Worker {
+struct Worker<'a> {
     area: Area,
     me: ParticipantId,
     user: ParticipantId,
@@ -103,13 +116,14 @@ struct Worker {
     seat: &'static Seat,
     turn: u32,
     life: Life,
+    state: &'a mut WorkerState,
 }
 
 /// Values of `leaving` in the ledger.
 pub(super) const ENDING: u32 = 1;
 pub(super) const LEAVING: u32 = 2;
 
-impl Worker {
+impl Worker<'_> {
     fn run(&mut self) {
         loop {
             if self.life.is_ending() && self.is_to_leave() {
@@ -210,6 +224,7 @@ impl Worker {
             user,
             contexts: &mut self.contexts,
             calls_left: &self.life.calls_left,
+            state: self.state,
         });
         if timed {
             let busy_ns = sys::clock::monotonic_ns().saturating_sub(started_ns);
@@ -224,7 +239,9 @@ impl Worker {
         fault::point("worker.done");
         self.area.announce(slot, finished);
         fault::point("worker.announced");
-        self.ledger().slot.store(0, Relaxed);
+        let ledger = self.ledger();
+        ledger.slot.store(0, Relaxed);
+        ledger.started.store(2, Relaxed);
         fault::point("worker.settled-own-ledger");
     }
 

@@ -62,12 +62,14 @@ pub(crate) struct Ledger {
     pub(crate) slot: AtomicU64,
     /// 1 while it is counted among the sleepers of its pool's event count.
     pub(crate) asleep: AtomicU32,
-    /// 1 once it has reached its loop: it can start.
+    /// 1 once it has reached its loop: it can start. 2 once it has ended a task.
     pub(crate) started: AtomicU32,
     /// 1 when it is about to be recycled, 2 when it leaves by itself: its end is no loss.
     pub(crate) leaving: AtomicU32,
     /// 1 while it gives the rest of a batch back.
     pub(crate) returning: AtomicU32,
+    /// Block that says why it did not start, or 0.
+    pub(crate) note: AtomicU64,
 }
 
 /// An entry that was reserved for a process which is about to start.
@@ -252,6 +254,7 @@ impl Arena {
         entry.ledger.started.store(0, Relaxed);
         entry.ledger.leaving.store(0, Relaxed);
         entry.ledger.returning.store(0, Relaxed);
+        entry.ledger.note.store(0, Relaxed);
         let word = Word::from_raw(entry.word.load(Relaxed));
         let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word };
         if word.parent == ParticipantId::NOBODY && word.state != FREE {

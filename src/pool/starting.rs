@@ -1,0 +1,147 @@
+//! The supervisor's requests for new workers, and their answers.
+//!
+//! # If a process dies
+//! The guardian, before it has answered: the worker may have been forked, and dies with it. A *stray*,
+//! which cannot be watched, is ended and settled like any other worker.
+
+use super::inner::Inner;
+use super::settle::{Dead, end_orphan, settle};
+use super::startup::Prepared;
+use super::watch::{Place, Watch, Worker};
+use super::worker::{self, WorkerSpec};
+use crate::error::{Error, WorkerExit};
+use crate::prim::Relaxed;
+use crate::process::Forked;
+use crate::process::identity::{CodeOffset, Entry};
+use crate::shm::participants::Reserved;
+use crate::sys;
+
+/// A worker that the guardian was asked for.
+pub(super) struct Asked {
+    pool: u64,
+    place: Place,
+    reserved: Reserved,
+}
+
+impl Watch {
+    pub(super) fn ring(&self) {
+        if let Some(guardian) = &self.guardian {
+            guardian.ring();
+        }
+    }
+
+    /// Posts requests for workers.
+    pub(super) fn ask_forks(&mut self, wanted: &[(u64, Place)]) -> Result<Vec<Asked>, Error> {
+        let entry = CodeOffset::of(worker::main as Entry as usize)?;
+        let mut asked = Vec::with_capacity(wanted.len());
+        for (pool, place) in wanted {
+            let Some(watched) = self.pools.iter().find(|watched| watched.inner.id == *pool) else {
+                continue;
+            };
+            match self.ask_fork(entry, &watched.inner, *place) {
+                Ok(reserved) => asked.push(Asked { pool: *pool, place: *place, reserved }),
+                Err(error) if asked.is_empty() => return Err(error),
+                // The others are on their way; what is missing is asked for again.
+                Err(_) => break,
+            }
+        }
+        Ok(asked)
+    }
+
+    fn ask_fork(&self, entry: CodeOffset, inner: &Inner, place: Place) -> Result<Reserved, Error> {
+        let Some(guardian) = &self.guardian else {
+            return Err(Error::broken("there is no guardian process".into()));
+        };
+        let participant = self.arena.reserve_participant(inner.user)?;
+        let Place { number, turn } = place;
+        let name = format!("{}-worker-{number}", inner.name);
+        let spec = WorkerSpec {
+            area: inner.area.address(),
+            participant,
+            user: inner.user,
+            name: name.clone(),
+            stack_bytes: inner.stack_bytes,
+            search_ns: inner.search_ns,
+            number,
+            turn,
+            recycle: inner.recycle,
+            startup: inner.startup.as_ref().map(Prepared::to_spec),
+        };
+        let sent = postcard::to_stdvec(&spec)
+            .map_err(|error| Error::broken(format!("cannot describe a worker: {error}")))
+            .and_then(|argument| guardian.ask_fork(entry, argument, name));
+        match sent {
+            Ok(()) => Ok(participant),
+            Err(error) => {
+                let _ = self.arena.withdraw(participant);
+                Err(error)
+            }
+        }
+    }
+
+    /// Collects the answers and enters the workers.
+    pub(super) fn enter_forked(&mut self, asked: Vec<Asked>) -> Result<(), Error> {
+        let mut first_error = None;
+        let mut strays = Vec::new();
+        for Asked { pool, place, reserved } in asked {
+            let forked = match &self.guardian {
+                Some(guardian) => guardian.forked(),
+                None => Err(Error::broken("there is no guardian process".into())),
+            };
+            let entered = match forked {
+                Ok(Forked::Pid(pid)) => match sys::process::open_pidfd(pid) {
+                    Ok(pidfd) => Ok(Worker { pool, id: reserved.id, place, pid, pidfd }),
+                    Err(error) => {
+                        strays.push((pool, reserved, Some(pid)));
+                        Err(Error::os("watch a worker process", error))
+                    }
+                },
+                Ok(Forked::Failed(errno)) => {
+                    strays.push((pool, reserved, None));
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    Err(Error::os("fork a worker process", error))
+                }
+                // The guardian died, perhaps after the fork: the worker dies with it.
+                Err(error) => {
+                    strays.push((pool, reserved, None));
+                    Err(error)
+                }
+            };
+            match entered {
+                Ok(worker) => {
+                    self.workers.push(worker);
+                    if let Some(watched) = self.pool(pool) {
+                        watched.inner.counters.workers_started.fetch_add(1, Relaxed);
+                    }
+                }
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        for (pool, reserved, pid) in strays {
+            self.end_stray(pool, reserved, pid);
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Ends a worker that was forked, or may have been, but cannot be watched.
+    fn end_stray(&mut self, pool: u64, reserved: Reserved, pid: Option<u32>) {
+        if let (Some(pid), Some(guardian)) = (pid, &self.guardian) {
+            sys::process::kill_child(pid);
+            // Reaping waits for its end.
+            if guardian.ask_reap(pid).is_ok() {
+                guardian.ring();
+                let _ = guardian.reaped();
+            }
+        }
+        if self.arena.withdraw(reserved) {
+            return;
+        }
+        let pid = end_orphan(self.arena, reserved.id);
+        let exit = WorkerExit::Signal(9);
+        if let Some(watched) = self.pool(pool) {
+            settle(&watched.inner, Dead { id: reserved.id, pid, exit, closing: false });
+        }
+    }
+}
