@@ -52,6 +52,7 @@ enum TaskErrorKind {
     Codec { step: Step, message: String },
     PoolClosed,
     PoolBroken(String),
+    NotSent(String),
 }
 
 /// Which crossing between processes failed.
@@ -110,6 +111,16 @@ impl TaskError {
 
     pub(crate) fn pool_broken(why: String) -> Self {
         Self::new(TaskErrorKind::PoolBroken(why))
+    }
+
+    /// A call that could not be sent at all.
+    pub(crate) fn not_sent(error: &Error) -> Self {
+        match &*error.kind {
+            ErrorKind::Closed => Self::pool_closed(),
+            ErrorKind::Broken(why) => Self::pool_broken(why.clone()),
+            ErrorKind::Task(error) => error.clone(),
+            _ => Self::new(TaskErrorKind::NotSent(error.to_string())),
+        }
     }
 
     pub(crate) fn at(mut self, index: usize) -> Self {
@@ -208,7 +219,9 @@ impl fmt::Display for TaskError {
                 write!(formatter, "failed: cannot {step}: {message}")
             }
             TaskErrorKind::PoolClosed => formatter.write_str("did not end before the pool closed"),
-            TaskErrorKind::PoolBroken(why) => write!(formatter, "cannot run: {why}"),
+            TaskErrorKind::PoolBroken(why) | TaskErrorKind::NotSent(why) => {
+                write!(formatter, "cannot run: {why}")
+            }
         }
     }
 }

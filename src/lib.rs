@@ -55,7 +55,7 @@ pub use error::{Error, TaskError, TrySubmitError, WorkerExit};
 #[cfg(not(loom))]
 pub use named::{Arena, ArenaBuilder, ArenaError};
 #[cfg(not(loom))]
-pub use pool::{JoinTimeoutError, Pool, PoolBuilder, Recycle, Stats, TaskHandle, With};
+pub use pool::{Imap, JoinTimeoutError, Pool, PoolBuilder, Recycle, Stats, TaskHandle, With};
 
 /// Named places where a test can have one process of the tree killed; not part of the interface.
 #[doc(hidden)]

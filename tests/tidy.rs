@@ -48,6 +48,7 @@ const UNSAFE_FILES: &[&str] = &[
     "pool/state.rs",
     "pool/submit.rs",
     "pool/task.rs",
+    "pool/trampolines.rs",
     "pool/worker.rs",
     "process/guardian.rs",
     "process/identity.rs",

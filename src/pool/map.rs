@@ -4,32 +4,21 @@
 //! # Protocol
 //! Keep up to `2 * workers + 1` batches under way: one running and one queued per worker, and one
 //! being filled. Calls that are too short to have waited for anything need a core each, so for them
-//! workers beyond the number of cores do not count (waking those would only cost). Collect the oldest; while it is not done, collect those behind it, so that one slow
-//! batch does not stop the others; when nothing is done, search briefly, then sleep on the map's own
+//! workers beyond the number of cores do not count (waking those would only cost). Collect the oldest;
+//! while it is not done, collect those behind it, so that one slow batch does not stop the others; when nothing is done, search briefly, then sleep on the map's own
 //! waiting place, where every finished batch of this map notifies: one hop, no thread in between.
-//!
-//! # Batch size
-//! The first batches carry one call. Each finished batch tells how long its calls took; the next
-//! ones carry as many as take [`TARGET_NS`], growing at most 16-fold per step, never more than
-//! [`BATCH_BYTES`] of input, and towards the end no more than half of a worker's share of what is
-//! left (if the input says how much), so that all finish together; but not less than is worth the
-//! way ([`WORTHWHILE_NS`]).
-//!
-//! The pool remembers how long a function's calls took. If the input says how long it is, the next
-//! map of that function starts with up to 64 calls: if those turn out slow this time, a batch still is
-//! at most half of a worker's share.
 //!
 //! # If a process dies
 //! A worker: settlement keeps the results before the culprit and queues the rest of the batch again.
 
 use super::inner::{Inner, Place};
+use super::sizer::{BATCH_BYTES, Sizer};
 use super::slot::Routing;
 use super::state::Phase;
 use super::submit::Job;
 use super::task::carry_input;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
-use crate::limits::BATCH_CALLS_MAX;
 use crate::prim::Relaxed;
 use crate::sync::crossing::Carried;
 use crate::sync::search::search;
@@ -38,106 +27,70 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// How long the calls of one batch should take.
-const TARGET_NS: f64 = 200_000.0;
-/// Most input bytes that a batch of several calls carries: it stays in the cache.
-const BATCH_BYTES: usize = 128 << 10;
-/// How much larger than the last measured batch the next may be.
-const GROWTH: usize = 16;
-/// Most calls in the first batches of a function that the pool knows.
-const FIRST_CALLS: usize = 64;
-/// A batch shorter than this costs more to hand over than it saves by being shared.
-const WORTHWHILE_NS: f64 = 5_000.0;
-
 /// A call that waits for something takes longer than this: two changes of context at the least.
 const BLOCKING_NS: f64 = 5_000.0;
+
+/// What a map may do beyond what it does by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// Calls in a batch, if the caller says so.
+    pub(crate) batch: Option<usize>,
+    /// Most calls that are sent and whose outcome has not been given out.
+    pub(crate) window: usize,
+    /// About as many bytes their arguments and results may have.
+    pub(crate) window_bytes: usize,
+    pub(crate) ordered: bool,
+    /// Whether closing the pool lets it go on to its end: the pool's shutdown waits for it.
+    pub(crate) whole: bool,
+}
+
+impl Terms {
+    pub(crate) const WHOLE: Self = Self {
+        batch: None,
+        window: usize::MAX,
+        window_bytes: usize::MAX,
+        ordered: true,
+        whole: true,
+    };
+}
 
 /// Runs `job` on every input; `sink` gets each outcome, in input order, until it breaks.
 pub(crate) fn run<A, R>(
     inner: &Arc<Inner>,
     job: &Job,
     inputs: impl Iterator<Item = A>,
-    sink: impl FnMut(Result<R, TaskError>) -> ControlFlow<()>,
+    mut sink: impl FnMut(Result<R, TaskError>) -> ControlFlow<()>,
 ) -> Result<(), Error>
 where
     A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
-    inner.enter_map()?;
-    let (least, most) = inputs.size_hint();
-    let known_ns = if most == Some(least) { inner.known_ns(job.code) } else { None };
-    let mut map = Map {
-        inner,
-        job,
-        waiting_place: inner.take_job(),
-        inputs: inputs.fuse(),
-        ahead: None,
-        refused: None,
-        flights: VecDeque::new(),
-        under_way: 0,
-        sent: 0,
-        sizer: Sizer::new(known_ns),
-        sink,
-    };
-    map.run()
-}
-
-/// Decides how many calls the next batch carries.
-#[derive(Debug)]
-struct Sizer {
-    ns_per_call: Option<f64>,
-    /// Whether that was measured in this map.
-    measured: bool,
-    last_calls: usize,
-    /// Average encoded sizes, for choosing blocks.
-    input_bytes: usize,
-    output_bytes: usize,
-}
-
-impl Sizer {
-    fn new(known_ns: Option<f64>) -> Self {
-        let last_calls = if known_ns.is_some() { FIRST_CALLS / GROWTH } else { 1 };
-        let (input_bytes, output_bytes) = (32, 32);
-        Self { ns_per_call: known_ns, measured: false, last_calls, input_bytes, output_bytes }
-    }
-
-    fn calls(&self, left: Option<usize>, workers: usize) -> usize {
-        let Some(ns_per_call) = self.ns_per_call else { return 1 };
-        let by_time = (TARGET_NS / ns_per_call.max(0.1)) as usize;
-        let bytes = self.input_bytes.max(self.output_bytes).max(1);
-        let worthwhile =
-            if self.measured { (WORTHWHILE_NS / ns_per_call.max(0.1)) as usize } else { 1 };
-        let by_share = left.map_or(usize::MAX, |left| (left / (2 * workers)).max(worthwhile));
-        by_time
-            .min(self.last_calls * GROWTH)
-            .min(BATCH_BYTES / bytes)
-            .min(by_share)
-            .clamp(1, BATCH_CALLS_MAX)
-    }
-
-    fn learn(&mut self, calls: usize, busy_ns: u64, output_bytes: usize) {
-        let measured = busy_ns as f64 / calls as f64;
-        self.ns_per_call = Some(match self.ns_per_call {
-            // A longer batch knows better than a shorter one.
-            Some(known) if calls < self.last_calls => known * 0.75 + measured * 0.25,
-            _ => measured,
-        });
-        self.measured = true;
-        self.last_calls = self.last_calls.max(calls);
-        self.output_bytes = output_bytes.div_ceil(calls).max(1);
-    }
+    let mut map = Map::start(inner, job, inputs, Terms::WHOLE)?;
+    while map.advance(&mut sink)?.is_continue() {}
+    Ok(())
 }
 
 /// A batch that has been sent, oldest first.
-enum Flight<R> {
+#[derive(Debug)]
+struct Flight<R> {
+    /// Index of its first call.
+    first: usize,
+    calls: usize,
+    at: At<R>,
+}
+
+#[derive(Debug)]
+enum At<R> {
     UnderWay(Place),
     /// Out of its slot, waiting for an older one.
     Collected(Vec<Result<R, TaskError>>),
 }
 
-struct Map<'a, A, R, I: Iterator<Item = A>, S> {
-    inner: &'a Arc<Inner>,
-    job: &'a Job,
+/// A map under way. Dropping it gives up what has not been collected.
+pub(crate) struct Map<A, R, I: Iterator<Item = A>> {
+    inner: Arc<Inner>,
+    job: Job,
+    pub(crate) terms: Terms,
     waiting_place: u16,
     inputs: std::iter::Fuse<I>,
     /// An input that was taken but has not been sent.
@@ -146,10 +99,11 @@ struct Map<'a, A, R, I: Iterator<Item = A>, S> {
     refused: Option<TaskError>,
     flights: VecDeque<Flight<R>>,
     under_way: usize,
-    /// Index of the next outcome.
+    input_ended: bool,
+    /// Calls that were sent, and those of them whose outcome was given out.
     sent: usize,
-    sizer: Sizer,
-    sink: S,
+    given: usize,
+    pub(crate) sizer: Sizer,
 }
 
 /// What an attempt to send a batch came to.
@@ -160,21 +114,63 @@ enum Sent {
     Later,
 }
 
-impl<A, R, I, S> Map<'_, A, R, I, S>
+impl<A, R, I> Map<A, R, I>
 where
     A: Serialize + 'static,
     R: DeserializeOwned + 'static,
     I: Iterator<Item = A>,
-    S: FnMut(Result<R, TaskError>) -> ControlFlow<()>,
 {
-    fn run(&mut self) -> Result<(), Error> {
-        let mut input_ended = false;
+    /// Enters a map; nothing is sent yet.
+    pub(crate) fn start(
+        inner: &Arc<Inner>,
+        job: &Job,
+        inputs: I,
+        terms: Terms,
+    ) -> Result<Self, Error> {
+        match terms.whole {
+            true => inner.enter_map()?,
+            false => inner.check_open()?,
+        }
+        let (least, most) = inputs.size_hint();
+        let known_ns = if most == Some(least) { inner.known_ns(job.code) } else { None };
+        Ok(Self {
+            inner: inner.clone(),
+            job: job.clone(),
+            terms,
+            waiting_place: inner.take_job(),
+            inputs: inputs.fuse(),
+            ahead: None,
+            refused: None,
+            flights: VecDeque::new(),
+            under_way: 0,
+            input_ended: false,
+            sent: 0,
+            given: 0,
+            sizer: Sizer::new(known_ns, terms.batch),
+        })
+    }
+
+    /// How many more calls the window has room for.
+    fn room(&self) -> usize {
+        let open = self.sent - self.given;
+        let each = (self.sizer.input_bytes + self.sizer.output_bytes).max(1);
+        // One at least, however long it is.
+        let most = self.terms.window.min(self.terms.window_bytes / each).max(1);
+        most.saturating_sub(open)
+    }
+
+    /// Keeps the workers busy, and waits until outcomes were given to `sink`; breaks if it did, or when all
+    /// is over.
+    pub(crate) fn advance<S>(&mut self, sink: &mut S) -> Result<ControlFlow<()>, Error>
+    where
+        S: FnMut(Result<R, TaskError>) -> ControlFlow<()>,
+    {
         loop {
             let most = 2 * self.useful_workers() + 1;
-            while !input_ended && self.under_way < most {
+            while !self.input_ended && self.under_way < most && self.room() > 0 {
                 match self.send()? {
                     Sent::Yes => {}
-                    Sent::InputEnded => input_ended = true,
+                    Sent::InputEnded => self.input_ended = true,
                     Sent::Later => break,
                 }
                 // Results that are ready make room for batches that are better sized.
@@ -182,21 +178,25 @@ where
                     break;
                 }
             }
-            if self.flights.is_empty() && input_ended {
-                return Ok(());
+            if self.flights.is_empty() && self.input_ended {
+                return Ok(ControlFlow::Break(()));
             }
             if self.front_is_done() {
-                if self.collect_front().is_break() {
-                    return Ok(());
-                }
-            } else if self.under_way > 0 && !self.collect_behind() {
+                return Ok(self.collect(0, sink));
+            }
+            if !self.terms.ordered
+                && let Some(at) = (1..self.flights.len()).find(|at| self.flight_is_done(*at))
+            {
+                return Ok(self.collect(at, sink));
+            }
+            if self.under_way > 0 && !self.collect_behind() {
                 self.wait();
             }
         }
     }
 
     fn useful_workers(&self) -> usize {
-        let Inner { workers, cores, .. } = *self.inner.as_ref();
+        let Inner { workers, cores, .. } = *self.inner;
         let short = self.sizer.ns_per_call.is_some_and(|ns| ns < BLOCKING_NS);
         if short { workers.min(cores) } else { workers }
     }
@@ -206,9 +206,13 @@ where
     }
 
     fn front_is_done(&self) -> bool {
-        match self.flights.front() {
-            Some(Flight::UnderWay(place)) => self.is_done(*place),
-            Some(Flight::Collected(_)) => true,
+        self.flight_is_done(0)
+    }
+
+    fn flight_is_done(&self, at: usize) -> bool {
+        match self.flights.get(at).map(|flight| &flight.at) {
+            Some(At::UnderWay(place)) => self.is_done(*place),
+            Some(At::Collected(_)) => true,
             None => false,
         }
     }
@@ -220,24 +224,31 @@ where
     // Sending -------------------------------------------------------------------------------
 
     fn send(&mut self) -> Result<Sent, Error> {
+        if !self.terms.whole {
+            self.inner.check_open()?;
+        }
         if self.ahead.is_none() {
             self.ahead = self.inputs.next();
         }
         if self.ahead.is_none() {
             return Ok(Sent::InputEnded);
         }
-        let inner: &Inner = self.inner;
+        let inner = self.inner.clone();
         let Some(slot) = inner.take_slot(false) else {
             return Ok(self.wait_for_slot());
         };
         match self.fill(slot.place.index) {
             Ok(true) => {
+                let calls = inner.slot(slot.place.index).calls.load(Relaxed) as usize;
                 let place = slot.send();
-                self.flights.push_back(Flight::UnderWay(place));
+                self.enter(calls, At::UnderWay(place));
                 self.under_way += 1;
                 self.collect_refused();
-                if inner.check_open().is_err_and(|error| !error.is_closed()) {
-                    inner.end_all_tasks();
+                match inner.check_open() {
+                    Err(error) if !error.is_closed() => inner.end_all_tasks(),
+                    // It came while the slot was filled, and may have missed it.
+                    Err(_) if !self.terms.whole => inner.end_task(place.index),
+                    _ => {}
                 }
                 Ok(Sent::Yes)
             }
@@ -252,6 +263,11 @@ where
                 if room_may_come { Ok(Sent::Later) } else { Err(error) }
             }
         }
+    }
+
+    fn enter(&mut self, calls: usize, at: At<R>) {
+        self.flights.push_back(Flight { first: self.sent, calls, at });
+        self.sent += calls;
     }
 
     /// Other threads hold all slots: with batches under way ours come free first, else sleep.
@@ -270,12 +286,13 @@ where
     /// Encodes inputs into the slot; `false` if the only one could not be encoded, which is then a
     /// collected failure.
     fn fill(&mut self, index: u32) -> Result<bool, Error> {
-        let (inner, slot) = (self.inner, self.inner.slot(index));
+        let inner = self.inner.clone();
+        let slot = inner.slot(index);
         let left = match self.inputs.size_hint() {
             (low, Some(high)) if low == high => Some(high + 1),
             _ => None,
         };
-        let planned = self.sizer.calls(left, self.useful_workers());
+        let planned = self.sizer.calls(left, self.useful_workers()).min(self.room());
         let plain = shape_of::<A>() == Shape::Plain;
         let table_calls = if plain || planned == 1 { 0 } else { planned };
         let estimate = planned * (self.sizer.input_bytes + self.sizer.input_bytes / 4)
@@ -355,14 +372,14 @@ where
 
     fn collect_refused(&mut self) {
         if let Some(error) = self.refused.take() {
-            self.flights.push_back(Flight::Collected(vec![Err(error)]));
+            self.enter(1, At::Collected(vec![Err(error)]));
         }
     }
 
     // Collecting ----------------------------------------------------------------------------
 
     /// Takes a finished batch out of its slot.
-    fn retire(&mut self, place: Place, mut sink: impl FnMut(&mut S, Result<R, TaskError>)) {
+    fn retire(&mut self, place: Place, mut sink: impl FnMut(Result<R, TaskError>)) {
         let slot = self.inner.slot(place.index);
         // Nobody else knows this task: the swap only moves the word on.
         if !slot.state.try_take(place.generation) {
@@ -374,31 +391,28 @@ where
             self.sizer.learn(calls, busy_ns, slot.output_bytes.load(Relaxed) as usize);
         }
         self.under_way -= 1;
-        let map_sink = &mut self.sink;
-        self.inner.retire(place.index, |_, outcome| sink(map_sink, outcome));
+        self.inner.retire(place.index, |_, outcome| sink(outcome));
     }
 
-    fn collect_front(&mut self) -> ControlFlow<()> {
+    /// Gives out the outcomes of the finished batch at `at`.
+    fn collect<S>(&mut self, at: usize, sink: &mut S) -> ControlFlow<()>
+    where
+        S: FnMut(Result<R, TaskError>) -> ControlFlow<()>,
+    {
         let mut flow = ControlFlow::Continue(());
-        let mut index = self.sent;
-        match self.flights.pop_front() {
-            Some(Flight::UnderWay(place)) => self.retire(place, |sink, outcome| {
-                if flow.is_continue() {
-                    flow = sink(outcome.map_err(|error| error.at(index)));
-                    index += 1;
-                }
-            }),
-            Some(Flight::Collected(outcomes)) => {
-                for outcome in outcomes {
-                    if flow.is_continue() {
-                        flow = (self.sink)(outcome.map_err(|error| error.at(index)));
-                        index += 1;
-                    }
-                }
+        let Some(Flight { first, calls, at }) = self.flights.remove(at) else { return flow };
+        let mut index = first;
+        let mut give = |outcome: Result<R, TaskError>| {
+            if flow.is_continue() {
+                flow = sink(outcome.map_err(|error| error.at(index)));
+                index += 1;
             }
-            None => {}
+        };
+        match at {
+            At::UnderWay(place) => self.retire(place, give),
+            At::Collected(outcomes) => outcomes.into_iter().for_each(&mut give),
         }
-        self.sent = index;
+        self.given += calls;
         flow
     }
 
@@ -406,12 +420,14 @@ where
     fn collect_behind(&mut self) -> bool {
         let mut any = false;
         for at in 1..self.flights.len() {
-            let Some(Flight::UnderWay(place)) = self.flights.get(at) else { continue };
+            let Some(Flight { at: At::UnderWay(place), .. }) = self.flights.get(at) else {
+                continue;
+            };
             let place = *place;
             if self.is_done(place) {
                 let mut outcomes = Vec::new();
-                self.retire(place, |_, outcome| outcomes.push(outcome));
-                self.flights[at] = Flight::Collected(outcomes);
+                self.retire(place, |outcome| outcomes.push(outcome));
+                self.flights[at].at = At::Collected(outcomes);
                 any = true;
             }
         }
@@ -419,9 +435,9 @@ where
     }
 
     fn any_is_done(&self) -> bool {
-        let mut under_way = self.flights.iter().filter_map(|flight| match flight {
-            Flight::UnderWay(place) => Some(*place),
-            Flight::Collected(_) => None,
+        let mut under_way = self.flights.iter().filter_map(|flight| match flight.at {
+            At::UnderWay(place) => Some(place),
+            At::Collected(_) => None,
         });
         under_way.any(|place| self.is_done(place))
     }
@@ -440,53 +456,20 @@ where
     }
 }
 
-impl<A, R, I: Iterator<Item = A>, S> Drop for Map<'_, A, R, I, S> {
+impl<A, R, I: Iterator<Item = A>> Drop for Map<A, R, I> {
     /// Gives up what is under way, if the caller stopped early or its input panicked.
     fn drop(&mut self) {
         if let Some(ns) = self.sizer.ns_per_call {
             self.inner.remember_ns(self.job.code, ns);
         }
         for flight in self.flights.drain(..) {
-            if let Flight::UnderWay(place) = flight {
+            if let At::UnderWay(place) = flight.at {
                 self.inner.give_up_batch(place, self.job.context.clone());
             }
         }
         self.inner.return_job(self.waiting_place);
-        self.inner.leave_map();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_calls_travel_together_and_long_ones_alone() {
-        let mut sizer = Sizer::new(None);
-        assert_eq!(sizer.calls(None, 2), 1, "nothing is known yet");
-        sizer.learn(1, 100, 8);
-        assert_eq!(sizer.calls(None, 2), 16, "grows step by step");
-        sizer.learn(16, 1600, 128);
-        sizer.learn(256, 25_600, 2048);
-        assert_eq!(sizer.calls(None, 2), 2000);
-        assert_eq!(sizer.calls(Some(1000), 2), 250, "everybody gets a share of the end");
-        assert_eq!(sizer.calls(Some(20), 2), 50, "but not less than is worth the way");
-        sizer.learn(256, 256 * 1_000_000_000, 2048);
-        assert_eq!(sizer.calls(None, 2), 1);
-    }
-
-    #[test]
-    fn a_known_function_starts_with_more_but_never_more_than_half_a_share() {
-        let sizer = Sizer::new(Some(10.0));
-        assert_eq!(sizer.calls(Some(1_000_000), 2), FIRST_CALLS);
-        assert_eq!(sizer.calls(Some(100), 2), 25);
-        assert_eq!(Sizer::new(Some(1e9)).calls(Some(1_000_000), 2), 1);
-    }
-
-    #[test]
-    fn large_results_limit_a_batch() {
-        let mut sizer = Sizer::new(None);
-        sizer.learn(1, 1000, BATCH_BYTES);
-        assert_eq!(sizer.calls(None, 2), 1);
+        if self.terms.whole {
+            self.inner.leave_map();
+        }
     }
 }

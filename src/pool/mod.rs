@@ -1,11 +1,13 @@
 //! The pool: workers that run tasks, and the calls that feed them.
 //!
 //! ```text
-//! submit.rs, map.rs   fill slots, collect results       (user's process, any thread)
+//! submit.rs, map.rs, sizer.rs, stream.rs
+//!                     fill slots, collect results       (user's process, any thread)
 //! inner.rs, results.rs  free slots, what was set aside  (user's process, private)
 //! supervisor.rs, watch.rs, starting.rs, restarts.rs, settle.rs
 //!                     keep workers alive                (user's process, one thread)
-//! worker.rs, task.rs  claim, run, announce              (workers)
+//! worker.rs, trampolines.rs, task.rs
+//!                     claim, run, announce              (workers)
 //! startup.rs          the initialiser and its state      (workers)
 //! recycle.rs          when a worker leaves              (workers)
 //! area.rs, slot.rs, state.rs, sleep.rs, seat.rs, failure.rs, context.rs   what they share
@@ -35,6 +37,8 @@ mod results;
 mod seat;
 #[cfg(not(loom))]
 mod settle;
+#[cfg(not(loom))]
+mod sizer;
 mod sleep;
 #[cfg(all(test, loom))]
 mod sleep_models;
@@ -52,11 +56,15 @@ mod stateful;
 #[cfg(not(loom))]
 mod stats;
 #[cfg(not(loom))]
+mod stream;
+#[cfg(not(loom))]
 mod submit;
 #[cfg(not(loom))]
 mod supervisor;
 #[cfg(not(loom))]
 mod task;
+#[cfg(not(loom))]
+mod trampolines;
 #[cfg(not(loom))]
 mod watch;
 #[cfg(not(loom))]
@@ -72,6 +80,8 @@ pub use pools::Pool;
 pub use recycle::Recycle;
 #[cfg(not(loom))]
 pub use stats::Stats;
+#[cfg(not(loom))]
+pub use stream::Imap;
 #[cfg(not(loom))]
 pub use submit::{JoinTimeoutError, TaskHandle};
 #[cfg(not(loom))]

@@ -7,7 +7,7 @@ use super::map;
 use super::stats::Stats;
 use super::submit::{self, Job, TaskHandle};
 use super::supervisor::Supervisor;
-use super::task;
+use super::trampolines;
 use super::with::With;
 use crate::error::{Error, TaskError, TrySubmitError};
 use crate::shm::arena::is_forked_copy;
@@ -97,7 +97,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let job = Job { code: task::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
         collect(&self.inner, &job, inputs.into_iter())
     }
 
@@ -126,7 +126,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let job = Job { code: task::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
         collect_each(&self.inner, &job, inputs.into_iter())
     }
 
@@ -145,7 +145,7 @@ impl Pool {
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        let job = Job { code: task::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
         submit::submit(&self.inner, &job, argument, None).map_err(without_argument)
     }
 
@@ -163,7 +163,7 @@ impl Pool {
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        match task::code_of::<F, A, R>(&function) {
+        match trampolines::code_of::<F, A, R>(&function) {
             Ok(code) => submit::try_submit(&self.inner, &Job { code, context: None }, argument),
             Err(error) => Err(TrySubmitError::Failed(argument, error)),
         }
@@ -185,7 +185,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
     {
         let deadline = Instant::now().checked_add(timeout);
-        match task::code_of::<F, A, R>(&function) {
+        match trampolines::code_of::<F, A, R>(&function) {
             Ok(code) => {
                 submit::submit(&self.inner, &Job { code, context: None }, argument, deadline)
             }
@@ -230,6 +230,15 @@ impl Pool {
         Stats::of(&self.inner)
     }
 
+    /// Stops accepting work; what was accepted goes on. [`shutdown`](Self::shutdown) waits for it.
+    ///
+    /// A `map` that runs goes on to its end; an [`imap`](Self::imap) takes no more inputs.
+    pub fn close(&self) {
+        if !is_forked_copy() {
+            self.inner.close();
+        }
+    }
+
     /// Stops accepting work, waits until all accepted work has ended, and ends the workers.
     ///
     /// Outcomes stay available through their handles. Calling it again does nothing.
@@ -239,7 +248,6 @@ impl Pool {
     ///
     /// # Blocking
     /// Until running and queued tasks have ended.
-    #[doc(alias = "close")]
     #[doc(alias = "join")]
     pub fn shutdown(&self) -> Result<(), Error> {
         if is_forked_copy() {

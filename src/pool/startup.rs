@@ -15,7 +15,7 @@
 use super::area::Area;
 use super::context::{self, Context};
 use super::failure::{self, FailureRecord};
-use super::task::{check_captures_nothing, conjure};
+use super::trampolines::{check_captures_nothing, conjure};
 use crate::error::Error;
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
 use crate::process::identity::CodeOffset;

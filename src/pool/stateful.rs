@@ -3,7 +3,7 @@
 use super::Pool;
 use super::pools::{collect, collect_each, without_argument};
 use super::submit::{self, Job, TaskHandle};
-use super::task;
+use super::trampolines;
 use crate::error::{Error, TaskError};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -27,7 +27,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let code = task::code_with_state_of::<F, S, A, R>(&function)?;
+        let code = trampolines::code_with_state_of::<F, S, A, R>(&function)?;
         collect(&self.inner, &Job { code, context: None }, inputs.into_iter())
     }
 
@@ -47,7 +47,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let code = task::code_with_state_of::<F, S, A, R>(&function)?;
+        let code = trampolines::code_with_state_of::<F, S, A, R>(&function)?;
         collect_each(&self.inner, &Job { code, context: None }, inputs.into_iter())
     }
 
@@ -62,7 +62,7 @@ impl Pool {
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        let code = task::code_with_state_of::<F, S, A, R>(&function)?;
+        let code = trampolines::code_with_state_of::<F, S, A, R>(&function)?;
         submit::submit(&self.inner, &Job { code, context: None }, argument, None)
             .map_err(without_argument)
     }

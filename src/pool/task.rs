@@ -1,8 +1,4 @@
-//! Running a batch: the trampolines that workers call, and what they do for each call.
-//!
-//! A trampoline is a monomorphised function of this file, named across processes by its
-//! [`CodeOffset`]. It makes the user's function out of nothing, which is possible exactly because
-//! that function captures nothing: its type has one value, of size zero.
+//! Running a batch: what a worker does for each call.
 //!
 //! # Rules
 //! R1. For each call: progress `2 k + 1`, decode, run, encode, progress `2 k + 2` (see `slot.rs`).
@@ -20,7 +16,6 @@ use super::startup::WorkerState;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
 use crate::error::{Error, Step, crossing};
 use crate::prim::{Acquire, Relaxed, Release, SeqCst, compiler_fence};
-use crate::process::identity::CodeOffset;
 use crate::shm::{Arena, Block, ParticipantId, fault};
 use crate::sync::crossing::{Carried, send_along};
 use serde::{Serialize, de::DeserializeOwned};
@@ -42,128 +37,8 @@ pub(crate) struct Invocation<'a> {
     pub(crate) state: &'a mut WorkerState,
 }
 
-/// What a slot's code offset leads to.
-pub(crate) type Trampoline = fn(&mut Invocation<'_>);
-
-/// Makes a function that captures nothing.
-///
-/// # Safety
-/// A value of `F` exists in the program that named this trampoline.
-pub(super) unsafe fn conjure<F>() -> F {
-    const { check_captures_nothing::<F>() };
-    // SAFETY: F has size zero, so its value has no bytes; the caller knows that one exists.
-    unsafe { NonNull::<F>::dangling().read() }
-}
-
-/// Refuses, at compile time, what cannot be sent to another process.
-pub(super) const fn check_captures_nothing<F>() {
-    assert!(
-        size_of::<F>() == 0,
-        "a task must be a function or a closure that captures nothing, because it runs in another \
-         process: pass what it needs as its argument, or share it with \
-         `pool.with(&context).map(|context, x| ...)`"
-    );
-}
-
-/// Names the trampoline for a function of one argument.
-pub(crate) fn code_of<F, A, R>(_: &F) -> Result<CodeOffset, Error>
-where
-    F: Fn(A) -> R + Copy + 'static,
-    A: DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    const { check_captures_nothing::<F>() };
-    CodeOffset::of(run::<F, A, R> as Trampoline as usize)
-}
-
-/// Names the trampoline for a function of a context and an argument.
-pub(crate) fn code_with_context_of<F, C, A, R>(_: &F) -> Result<CodeOffset, Error>
-where
-    F: Fn(&C, A) -> R + Copy + 'static,
-    C: DeserializeOwned + 'static,
-    A: DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    const { check_captures_nothing::<F>() };
-    CodeOffset::of(run_with_context::<F, C, A, R> as Trampoline as usize)
-}
-
-/// Names the trampoline for a function of the worker's state and an argument.
-pub(crate) fn code_with_state_of<F, S, A, R>(_: &F) -> Result<CodeOffset, Error>
-where
-    F: Fn(&mut S, A) -> R + Copy + 'static,
-    S: 'static,
-    A: DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    const { check_captures_nothing::<F>() };
-    CodeOffset::of(run_with_state::<F, S, A, R> as Trampoline as usize)
-}
-
-fn run_with_state<F, S, A, R>(invocation: &mut Invocation<'_>)
-where
-    F: Fn(&mut S, A) -> R + Copy + 'static,
-    S: 'static,
-    A: DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    // SAFETY: `code_with_state_of` had a value of F when it named this function.
-    let function: F = unsafe { conjure() };
-    let batch = Batch::<A, R>::open(invocation);
-    match invocation.state.get::<S>() {
-        Ok(state) => batch.run(|argument| function(state, argument)),
-        Err(message) => batch.fail_all(&FailureRecord::Codec { step: Step::UseState, message }),
-    }
-}
-
-fn run<F, A, R>(invocation: &mut Invocation<'_>)
-where
-    F: Fn(A) -> R + Copy + 'static,
-    A: DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    // SAFETY: `code_of` had a value of F when it named this function.
-    let function: F = unsafe { conjure() };
-    Batch::<A, R>::open(invocation).run(function);
-}
-
-fn run_with_context<F, C, A, R>(invocation: &mut Invocation<'_>)
-where
-    F: Fn(&C, A) -> R + Copy + 'static,
-    C: DeserializeOwned + 'static,
-    A: DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-{
-    // SAFETY: `code_with_context_of` had a value of F when it named this function.
-    let function: F = unsafe { conjure() };
-    let slot = invocation.slot;
-    // Decoding the context may kill the worker: it counts as part of the next call.
-    let progress = slot.progress.load(Relaxed);
-    slot.progress.store(progress | 1, Relaxed);
-    compiler_fence(SeqCst);
-    let place = slot.context.load(Relaxed);
-    let decoded = catch_unwind(AssertUnwindSafe(|| {
-        invocation.contexts.get::<C>(invocation.area, place).map(std::ptr::from_ref)
-    }));
-    match decoded {
-        Ok(Ok(context)) => {
-            // SAFETY: the cache keeps the context until it is asked for another, which is after
-            // this batch.
-            let context = unsafe { &*context };
-            Batch::<A, R>::open(invocation).run(|argument| function(context, argument));
-        }
-        Ok(Err(message)) => {
-            let record = FailureRecord::codec::<C>(Step::DecodeContext, message);
-            Batch::<A, R>::open(invocation).fail_all(&record);
-        }
-        Err(_) => {
-            let record = failure::of_panic();
-            Batch::<A, R>::open(invocation).fail_all(&record);
-        }
-    }
-}
-
 /// Where results go.
+#[derive(Debug)]
 enum Output<'a> {
     /// Plain results of several calls: each has its place.
     Places { start: NonNull<u8>, bytes: usize },
@@ -171,7 +46,9 @@ enum Output<'a> {
     Appended(ArenaWriter<'a>),
 }
 
-struct Batch<'a, A, R> {
+/// A batch in the hands of the worker that has claimed its slot.
+#[derive(Debug)]
+pub(super) struct Batch<'a, A, R> {
     slot: &'a Slot,
     area: &'a Area,
     me: ParticipantId,
@@ -195,7 +72,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    fn open(invocation: &mut Invocation<'a>) -> Self {
+    pub(super) fn open(invocation: &mut Invocation<'a>) -> Self {
         let Invocation { area, slot, me, user, calls_left, .. } = *invocation;
         let arena = area.arena;
         let calls = slot.calls.load(Relaxed) as usize;
@@ -263,7 +140,7 @@ where
         Output::Appended(writer.publish_in(&slot.output))
     }
 
-    fn run(mut self, mut function: impl FnMut(A) -> R) {
+    pub(super) fn run(mut self, mut function: impl FnMut(A) -> R) {
         while self.next < self.stop {
             let ran = catch_unwind(AssertUnwindSafe(|| self.run_calls(&mut function)));
             if ran.is_err() {
@@ -382,7 +259,7 @@ where
         self.done();
     }
 
-    fn fail_all(mut self, record: &FailureRecord) {
+    pub(super) fn fail_all(mut self, record: &FailureRecord) {
         while self.next < self.calls {
             self.fail(record);
         }

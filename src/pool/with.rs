@@ -4,7 +4,7 @@ use super::Pool;
 use super::context::Context;
 use super::pools::{collect, collect_each, without_argument};
 use super::submit::{self, Job, TaskHandle};
-use super::task;
+use super::trampolines;
 use crate::error::{Error, TaskError, TrySubmitError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::marker::PhantomData;
@@ -35,7 +35,7 @@ impl<C: Serialize + DeserializeOwned + 'static> With<'_, C> {
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        let code = task::code_with_context_of::<F, C, A, R>(function)?;
+        let code = trampolines::code_with_context_of::<F, C, A, R>(function)?;
         Ok(Job { code, context: Some(self.context.clone()?) })
     }
 
