@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     rows::submit::rows(&mut table, &mut helper);
     rows::granularity::rows(&mut table);
     rows::life::rows(&mut table, &mut helper);
+    rows::surface::rows(&mut table);
     measure::finish(&table, note.as_slice())
 }
 

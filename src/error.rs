@@ -53,6 +53,7 @@ enum TaskErrorKind {
     PoolClosed,
     PoolBroken(String),
     NotSent(String),
+    Cancelled,
 }
 
 /// Which crossing between processes failed.
@@ -109,6 +110,10 @@ impl TaskError {
         Self::new(TaskErrorKind::PoolClosed)
     }
 
+    pub(crate) fn cancelled() -> Self {
+        Self::new(TaskErrorKind::Cancelled)
+    }
+
     pub(crate) fn pool_broken(why: String) -> Self {
         Self::new(TaskErrorKind::PoolBroken(why))
     }
@@ -150,6 +155,12 @@ impl TaskError {
     #[must_use]
     pub fn is_pool_closed(&self) -> bool {
         matches!(self.inner.kind, TaskErrorKind::PoolClosed | TaskErrorKind::PoolBroken(_))
+    }
+
+    /// Returns whether the task was cancelled before it started.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.inner.kind, TaskErrorKind::Cancelled)
     }
 
     /// How the worker ended, if the task was lost with it.
@@ -218,6 +229,7 @@ impl fmt::Display for TaskError {
             TaskErrorKind::Codec { step, message } => {
                 write!(formatter, "failed: cannot {step}: {message}")
             }
+            TaskErrorKind::Cancelled => formatter.write_str("was cancelled before it started"),
             TaskErrorKind::PoolClosed => formatter.write_str("did not end before the pool closed"),
             TaskErrorKind::PoolBroken(why) | TaskErrorKind::NotSent(why) => {
                 write!(formatter, "cannot run: {why}")

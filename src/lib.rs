@@ -55,6 +55,8 @@ pub use error::{Error, TaskError, TrySubmitError, WorkerExit};
 #[cfg(not(loom))]
 pub use named::{Arena, ArenaBuilder, ArenaError};
 #[cfg(not(loom))]
+pub use pool::{AsCompleted, as_completed, wait_all, wait_any};
+#[cfg(not(loom))]
 pub use pool::{Imap, JoinTimeoutError, Pool, PoolBuilder, Recycle, Stats, TaskHandle, With};
 
 /// Named places where a test can have one process of the tree killed; not part of the interface.

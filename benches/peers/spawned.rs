@@ -40,6 +40,22 @@ pub(crate) fn submit_in_window(pool: &Pool, calls: u64) -> Duration {
     start.elapsed()
 }
 
+/// Has a process for each call, two at a time.
+pub(crate) fn process_for_each(function: fn(u64) -> u64, calls: u64) -> Duration {
+    let start = Instant::now();
+    let mut handles = VecDeque::with_capacity(2);
+    for call in 0..calls {
+        if handles.len() == 2 {
+            join_oldest(&mut handles);
+        }
+        handles.push_back(procspawn::spawn(call, function));
+    }
+    while !handles.is_empty() {
+        join_oldest(&mut handles);
+    }
+    start.elapsed()
+}
+
 fn join_oldest(handles: &mut VecDeque<procspawn::JoinHandle<u64>>) {
     if let Some(handle) = handles.pop_front() {
         handle.join().expect("a result");

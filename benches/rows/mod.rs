@@ -4,6 +4,7 @@ pub(crate) mod granularity;
 pub(crate) mod life;
 pub(crate) mod map;
 pub(crate) mod submit;
+pub(crate) mod surface;
 
 use procpool::Pool;
 

@@ -186,7 +186,7 @@ impl Area {
     /// Announces that a slot is DONE: to who sleeps on it, and to its waiting place.
     #[inline]
     pub(crate) fn announce(&self, slot: &Slot, finished: super::state::Finished) {
-        if finished == super::state::Finished::WakeSleepers {
+        if finished.waited_for {
             slot.state.wake_sleepers();
         }
         // Waking the sleepers of the slot, if any, came after the swap to DONE and stored nothing.

@@ -15,13 +15,15 @@ use super::results::{Aside, HARVEST_MAX};
 use super::slot::Slot;
 use super::startup::Prepared;
 use super::state::Phase;
+use super::supervisor::Mailbox;
+use super::watched::Wakers;
 use crate::error::{Error, TaskError};
 use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::{ParticipantId, fault};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// A task in a slot: the slot and the task's generation.
@@ -57,6 +59,10 @@ pub(crate) struct Inner {
     map_ended: Condvar,
     /// How long calls take, by function.
     known_ns: Mutex<HashMap<CodeOffset, f64>>,
+    /// Who is to be told that tasks have ended (`watched.rs`).
+    pub(super) wakers: Mutex<Wakers>,
+    /// The way to the supervisor, once it knows the pool.
+    pub(super) mailbox: OnceLock<Arc<Mailbox>>,
     pub(crate) counters: Counters,
 }
 
@@ -137,6 +143,8 @@ impl Inner {
             maps_running: Mutex::default(),
             map_ended: Condvar::new(),
             known_ns: Mutex::default(),
+            wakers: Mutex::default(),
+            mailbox: OnceLock::new(),
             counters: Counters::default(),
         }
     }
@@ -196,7 +204,18 @@ impl Inner {
                 why.map_or_else(TaskError::pool_closed, TaskError::pool_broken),
             );
         }
-        self.area.announce(slot, slot.state.finish());
+        self.finish(slot);
+    }
+
+    /// Makes a slot DONE, and tells whoever is to be told.
+    pub(super) fn finish(&self, slot: &Slot) {
+        let finished = slot.state.finish();
+        self.area.announce(slot, finished);
+        if finished.watched
+            && let Some(mailbox) = self.mailbox.get()
+        {
+            mailbox.ring();
+        }
     }
 
     // Slots ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! The pool: workers that run tasks, and the calls that feed them.
 //!
 //! ```text
-//! submit.rs, map.rs, sizer.rs, stream.rs
+//! submit.rs, completion.rs, watched.rs, map.rs, sizer.rs, stream.rs
 //!                     fill slots, collect results       (user's process, any thread)
 //! inner.rs, results.rs  free slots, what was set aside  (user's process, private)
 //! supervisor.rs, watch.rs, starting.rs, restarts.rs, settle.rs
@@ -17,6 +17,8 @@
 mod area;
 #[cfg(not(loom))]
 mod builder;
+#[cfg(not(loom))]
+mod completion;
 #[cfg(not(loom))]
 mod context;
 #[cfg(not(loom))]
@@ -68,12 +70,16 @@ mod trampolines;
 #[cfg(not(loom))]
 mod watch;
 #[cfg(not(loom))]
+mod watched;
+#[cfg(not(loom))]
 mod with;
 #[cfg(not(loom))]
 mod worker;
 
 #[cfg(not(loom))]
 pub use builder::PoolBuilder;
+#[cfg(not(loom))]
+pub use completion::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
 pub use pools::Pool;
 #[cfg(not(loom))]

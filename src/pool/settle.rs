@@ -121,7 +121,7 @@ fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
     let next = settle_calls(inner, dead, index, slot);
     if next == slot.calls.load(Relaxed) {
         give_up_input(arena, slot);
-        inner.area.announce(slot, slot.state.finish());
+        inner.finish(slot);
     } else {
         slot.state.give_back();
         inner.area.queue(index);

@@ -2,7 +2,7 @@
 //!
 //! # Shared state
 //! ```text
-//! | generation 32 | owner 16 | flags 8 | state 8 |      flag: WAITED_FOR 1
+//! | generation 32 | owner 16 | flags 8 | state 8 |      flags: WAITED_FOR 1, WATCHED 2
 //! ```
 //! Created zero: FREE in generation 0. The low half is a futex.
 //!
@@ -21,6 +21,9 @@
 //! R4. The generation grows when a slot is freed, so a handle of an earlier task cannot take it.
 //! R5. WAITED_FOR is set while READY or CLAIMED by who is about to sleep on the low half. Whoever
 //!     makes it DONE swaps the whole word and wakes the sleepers if the old word had the flag.
+//!
+//! R6. WATCHED is set while READY or CLAIMED by who wants somebody told through the supervisor. Whoever
+//!     makes it DONE rings the supervisor if the old word had the flag.
 //!
 //! # Orderings
 //! SYNC(slot-ready): Release store in `publish` and `give_back`, Acquire swap in `claim`; the input.
@@ -54,6 +57,7 @@ pub(crate) struct State {
     pub(crate) generation: u32,
     pub(crate) owner: u16,
     pub(crate) waited_for: bool,
+    pub(crate) watched: bool,
     pub(crate) phase: Phase,
 }
 
@@ -71,6 +75,7 @@ impl State {
             generation: (raw >> 32) as u32,
             owner: (raw >> 16) as u16,
             waited_for: raw >> 8 & 1 == 1,
+            watched: raw >> 9 & 1 == 1,
             phase,
         }
     }
@@ -80,20 +85,23 @@ impl State {
         u64::from(self.generation) << 32
             | u64::from(self.owner) << 16
             | u64::from(self.waited_for) << 8
+            | u64::from(self.watched) << 9
             | self.phase as u64
     }
 
     fn new(generation: u32, phase: Phase) -> Self {
-        Self { generation, owner: 0, waited_for: false, phase }
+        Self { generation, owner: 0, waited_for: false, watched: false, phase }
     }
 }
 
-/// Whether a sleeper is to be woken.
+/// Who is to be told that a task has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Finished {
-    NobodyWaits,
-    WakeSleepers,
+pub(crate) struct Finished {
+    /// Sleepers are to be woken (R5).
+    pub(crate) waited_for: bool,
+    /// The supervisor is to be rung (R6).
+    pub(crate) watched: bool,
 }
 
 /// The word, with its transitions.
@@ -164,7 +172,8 @@ impl StateWord {
         let generation = State::from_raw(self.word.load(Relaxed)).generation;
         // SYNC(slot-done): pairs with the Acquire in `try_take` and `load`.
         let old = self.word.swap(State::new(generation, Phase::Done).to_raw(), AcqRel);
-        if State::from_raw(old).waited_for { Finished::WakeSleepers } else { Finished::NobodyWaits }
+        let State { waited_for, watched, .. } = State::from_raw(old);
+        Finished { waited_for, watched }
     }
 
     /// CLAIMED -> READY, by the settler of a dead claimer; sleepers go on waiting.
@@ -202,6 +211,26 @@ impl StateWord {
             }
             let taken = State { phase: Phase::Taken, ..state };
             match self.word.compare_exchange(raw, taken.to_raw(), Acquire, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => raw = now,
+            }
+        }
+    }
+
+    /// Sets WATCHED (R6), unless the task of `generation` has ended.
+    #[must_use]
+    #[cfg(not(loom))]
+    pub(crate) fn set_watched(&self, generation: u32) -> bool {
+        let mut raw = self.word.load(Acquire);
+        loop {
+            let state = State::from_raw(raw);
+            if state.generation != generation
+                || !matches!(state.phase, Phase::Ready | Phase::Claimed)
+            {
+                return false;
+            }
+            let flagged = State { watched: true, ..state };
+            match self.word.compare_exchange(raw, flagged.to_raw(), AcqRel, Acquire) {
                 Ok(_) => return true,
                 Err(now) => raw = now,
             }
@@ -275,8 +304,13 @@ mod tests {
 
     #[test]
     fn state_words_survive_a_round_trip() {
-        let state =
-            State { generation: u32::MAX, owner: 4095, waited_for: true, phase: Phase::Claimed };
+        let state = State {
+            generation: u32::MAX,
+            owner: 4095,
+            waited_for: true,
+            watched: true,
+            phase: Phase::Claimed,
+        };
         assert_eq!(State::from_raw(state.to_raw()), state);
         assert_eq!(State::from_raw(0xff).phase, Phase::Free, "nonsense is not a claim");
     }
@@ -288,7 +322,7 @@ mod tests {
         assert!(word.claim(3));
         assert!(!word.claim(4), "claimed already");
         assert!(!word.try_take(generation), "not done");
-        assert_eq!(word.finish(), Finished::NobodyWaits);
+        assert_eq!(word.finish(), Finished { waited_for: false, watched: false });
         assert!(!word.try_take(generation.wrapping_sub(1)), "another task's handle");
         assert!(word.try_take(generation));
         assert!(!word.try_take(generation), "taken already");
@@ -304,6 +338,6 @@ mod tests {
         word.wait(generation, Some(Duration::from_millis(20)));
         assert!(before.elapsed() >= Duration::from_millis(20));
         assert!(word.claim(1));
-        assert_eq!(word.finish(), Finished::WakeSleepers);
+        assert!(word.finish().waited_for);
     }
 }

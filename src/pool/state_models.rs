@@ -1,6 +1,6 @@
 //! Loom models of the slot's state word.
 
-use super::state::{Finished, Phase, StateWord};
+use super::state::{Phase, StateWord};
 use crate::prim::{AtomicU64, Relaxed};
 use loom::sync::Arc;
 use loom::thread;
@@ -35,7 +35,7 @@ fn a_waiter_is_woken_by_the_end_of_its_task_and_sees_the_output() {
             thread::spawn(move || {
                 assert!(word.claim(1));
                 output.store(9, Relaxed);
-                if word.finish() == Finished::WakeSleepers {
+                if word.finish().waited_for {
                     word.wake_sleepers();
                 }
             })
@@ -76,7 +76,7 @@ fn a_slot_given_back_by_settlement_keeps_its_waiter() {
             thread::spawn(move || {
                 word.give_back();
                 assert!(word.claim(2));
-                if word.finish() == Finished::WakeSleepers {
+                if word.finish().waited_for {
                     word.wake_sleepers();
                 }
             })

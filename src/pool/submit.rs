@@ -4,7 +4,6 @@
 use super::context::Context;
 use super::inner::{Inner, Place};
 use super::slot::{INLINE_INPUT_BYTES, Routing};
-use super::state::Phase;
 use super::task::carry_input;
 use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
@@ -18,6 +17,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// What a submitted task runs.
@@ -65,7 +65,15 @@ where
         inner.end_task(place.index);
     }
     let context = job.context.clone();
-    Ok(TaskHandle { inner: inner.clone(), place, context, joined: false, result: PhantomData })
+    Ok(TaskHandle {
+        context,
+        inner: inner.clone(),
+        place,
+        joined: false,
+        watching: false,
+        cancel_on_drop: false,
+        result: PhantomData,
+    })
 }
 
 /// Queues one task, waiting for a slot at most until `deadline`.
@@ -150,6 +158,8 @@ pub struct TaskHandle<R> {
     inner: Arc<Inner>,
     place: Place,
     joined: bool,
+    watching: bool,
+    cancel_on_drop: bool,
     result: PhantomData<fn() -> R>,
 }
 
@@ -157,9 +167,34 @@ impl<R> TaskHandle<R> {
     /// Returns whether the task has ended, well or not: [`join`](Self::join) will not wait.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        let state = self.inner.slot(self.place.index).state.load();
-        state.generation != self.place.generation
-            || matches!(state.phase, Phase::Done | Phase::Taken)
+        self.inner.has_ended(self.place)
+    }
+
+    /// Cancels the task if it has not started; whether that was so. Its outcome is then
+    /// [`TaskError::is_cancelled`]. A task that has started goes on.
+    pub fn cancel(&self) -> bool {
+        !is_forked_copy() && self.inner.cancel(self.place)
+    }
+
+    /// Has the task cancelled, if it has not started, when the handle is dropped.
+    pub fn cancel_on_drop(mut self) -> Self {
+        self.cancel_on_drop = true;
+        self
+    }
+
+    pub(super) fn whereabouts(&self) -> (&Arc<Inner>, Place) {
+        (&self.inner, self.place)
+    }
+
+    /// Has `waker` woken at the end; `false` if it has come.
+    pub(super) fn watch(&mut self, waker: &Waker) -> bool {
+        self.watching = true;
+        self.inner.watch(self.place, waker)
+    }
+
+    /// Whether the outcome was taken.
+    pub(super) fn is_taken(&self) -> bool {
+        self.joined
     }
 
     /// Waits until the task has ended or `deadline` has come; `true` if it has ended.
@@ -232,8 +267,9 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     }
 
     /// Takes the outcome of a task that has ended.
-    fn take(&mut self) -> Result<R, TaskError> {
+    pub(super) fn take(&mut self) -> Result<R, TaskError> {
         self.joined = true;
+        self.stop_watching();
         let Place { index, generation } = self.place;
         if !self.inner.slot(index).state.try_take(generation) {
             // R2 of `results.rs`: a submitting thread has harvested it.
@@ -248,9 +284,21 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     }
 }
 
+impl<R> TaskHandle<R> {
+    fn stop_watching(&mut self) {
+        if std::mem::take(&mut self.watching) {
+            self.inner.unwatch(self.place);
+        }
+    }
+}
+
 impl<R> Drop for TaskHandle<R> {
     fn drop(&mut self) {
         if !self.joined && !is_forked_copy() {
+            self.stop_watching();
+            if self.cancel_on_drop {
+                self.inner.cancel(self.place);
+            }
             self.inner.give_up(self.place, self.context.take());
         }
     }
@@ -258,13 +306,14 @@ impl<R> Drop for TaskHandle<R> {
 
 impl<R> fmt::Debug for TaskHandle<R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { inner, place, context: _, joined: _, result: _ } = self;
+        let Self { inner, place, cancel_on_drop, .. } = self;
         formatter
             .debug_struct("TaskHandle")
             .field("pool", &inner.name)
             .field("slot", &place.index)
             .field("generation", &place.generation)
             .field("finished", &self.is_finished())
+            .field("cancel_on_drop", cancel_on_drop)
             .finish()
     }
 }

@@ -30,6 +30,11 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
+    /// Has the supervisor look.
+    pub(super) fn ring(&self) {
+        sys::fd::signal_event(&self.bell);
+    }
+
     /// The requests since the last call.
     pub(super) fn take(&self) -> Vec<Request> {
         std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner))
@@ -76,7 +81,7 @@ impl Supervisor {
 
     fn ask(&self, request: Request) {
         self.mailbox.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-        sys::fd::signal_event(&self.mailbox.bell);
+        self.mailbox.ring();
     }
 
     fn wait_for(answer: &mpsc::Receiver<Result<(), Error>>) -> Result<(), Error> {
@@ -87,6 +92,8 @@ impl Supervisor {
 
     /// Starts the workers of a pool.
     pub(crate) fn add(&self, inner: Arc<Inner>) -> Result<(), Error> {
+        // It has none yet.
+        let _ = inner.mailbox.set(self.mailbox.clone());
         let (done, answer) = mpsc::channel();
         self.ask(Request::Add { inner, done });
         Self::wait_for(&answer)

@@ -119,6 +119,7 @@ impl Watch {
             }
             self.serve_requests();
             self.end_leaving();
+            self.pools.iter().for_each(|pool| pool.inner.wake_watchers());
         }
         if let Some(guardian) = self.guardian.take() {
             guardian.end();
@@ -390,6 +391,7 @@ impl Watch {
                 return true;
             }
             watched.inner.end_all_tasks();
+            watched.inner.wake_watchers();
             if let Some(Leaving { done, .. }) = watched.leaving.take() {
                 let _ = done.send(Ok(()));
             }

@@ -239,6 +239,9 @@ impl Worker<'_> {
         let finished = slot.state.finish();
         fault::point("worker.done");
         self.area.announce(slot, finished);
+        if finished.watched {
+            bell::ring();
+        }
         fault::point("worker.announced");
         let ledger = self.ledger();
         ledger.slot.store(0, Relaxed);

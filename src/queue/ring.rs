@@ -22,6 +22,8 @@
 //!     `tail == t`, and `tail` passes `t` only after `t` was filled. So an EMPTY cell at `head`
 //!     means that the ring is empty.
 //! R4. The claimer hands the value to its own structure while the cell is CLAIMED, then releases.
+//! R5. A value that nobody is to claim any more may be withdrawn: READY becomes EMPTY of the next lap, as
+//!     if it had been claimed and released. Consumers pass such a cell, and so does whoever withdrew it.
 //!
 //! # Protocol
 //! Producer: read `tail`; if its cell is EMPTY in that lap, swap in READY, move `tail` on. If the
@@ -195,6 +197,23 @@ impl Ring<'_> {
         self.cell(position).store(empty.to_raw(), Release);
     }
 
+    /// Takes a value out, wherever it is (R5); `false` if it is not there, or somebody has claimed it.
+    pub(crate) fn withdraw(&self, value: u32) -> bool {
+        let withdrawn = self.cells.iter().any(|word| {
+            let raw = word.load(Acquire);
+            let cell = Cell::from_raw(raw);
+            let empty =
+                Cell { lap: (cell.lap + 1) % LAPS, claimer: 0, state: EMPTY, value: 0 }.to_raw();
+            cell.state == READY
+                && cell.value == u64::from(value)
+                && word.compare_exchange(raw, empty, AcqRel, Relaxed).is_ok()
+        });
+        // Moves the head on, which nobody else may do for long: it must not fall behind by a lap, or it
+        // could not tell what it has missed.
+        self.has_value();
+        withdrawn
+    }
+
     /// The claim that participant `who` holds at `position`, if it does: for settlement.
     pub(crate) fn claimed_at(&self, position: u64, who: u64) -> Option<Claim> {
         let cell = Cell::from_raw(self.cell(position).load(Acquire));
@@ -224,6 +243,32 @@ mod tests {
 
         fn ring(&self) -> Ring<'_> {
             Ring { head: &self.head, tail: &self.tail, cells: &self.cells }
+        }
+    }
+
+    #[test]
+    fn values_that_are_withdrawn_are_passed_over() {
+        let memory = Memory::new(4);
+        let ring = memory.ring();
+        for lap in 0..10u32 {
+            (0..4).for_each(|value| ring.push(lap * 4 + value).unwrap());
+            assert_eq!(ring.push(99), Err(Full));
+            assert!(ring.withdraw(lap * 4 + lap % 4) && !ring.withdraw(lap * 4 + lap % 4));
+            assert!(ring.withdraw(lap * 4 + 3) || lap % 4 == 3);
+            // Many laps without a consumer.
+            for value in 100..120 {
+                if ring.push(value).is_ok() {
+                    assert!(ring.withdraw(value));
+                }
+            }
+            let mut left = Vec::new();
+            while let Some(claim) = ring.claim(1, |_| {}) {
+                ring.release(claim.position);
+                left.push(claim.value - lap * 4);
+            }
+            let expected: Vec<u32> = (0..3).filter(|value| *value != lap % 4).collect();
+            assert_eq!(left, expected);
+            assert!(!ring.has_value());
         }
     }
 

@@ -1,0 +1,70 @@
+//! Telling somebody that a task has ended: wakers, for futures, callbacks and waiting for any of many.
+//!
+//! # Protocol
+//! Who wants to be told enters a waker under the task's place, and then sets WATCHED in the slot's state
+//! word. Whoever ends the task sees that and rings the supervisor, which wakes those whose tasks have
+//! ended. If the task had ended before the flag was set, the one who asked is told at once.
+//!
+//! # If a process dies
+//! A worker before it rings: settlement ends or gives back its task, and the supervisor looks at the wakers
+//! whenever it has done something. The list is private to the user's process.
+
+use super::inner::{Inner, Place, lock};
+use super::state::Phase;
+use crate::error::TaskError;
+use std::collections::HashMap;
+use std::task::Waker;
+
+/// The wakers of a pool, by slot and generation.
+pub(super) type Wakers = HashMap<(u32, u32), Waker>;
+
+impl Inner {
+    /// Whether a task has ended, well or not.
+    pub(super) fn has_ended(&self, place: Place) -> bool {
+        let state = self.slot(place.index).state.load();
+        state.generation != place.generation || matches!(state.phase, Phase::Done | Phase::Taken)
+    }
+
+    /// Has `waker` woken when a task ends; `false` if it has ended already.
+    pub(super) fn watch(&self, place: Place, waker: &Waker) -> bool {
+        let key = (place.index, place.generation);
+        lock(&self.wakers).insert(key, waker.clone());
+        if self.slot(place.index).state.set_watched(place.generation) {
+            return true;
+        }
+        lock(&self.wakers).remove(&key);
+        false
+    }
+
+    /// Ends a task that has not started; whether that was so.
+    pub(super) fn cancel(&self, place: Place) -> bool {
+        let slot = self.slot(place.index);
+        if !slot.state.try_cancel(place.generation) {
+            return false;
+        }
+        // Its cell is of no use to anybody. A worker that has claimed it finds the slot not READY.
+        self.area.ring.withdraw(place.index);
+        self.note_lost(place.index, 0, TaskError::cancelled());
+        self.finish(slot);
+        true
+    }
+
+    /// Nobody needs to be told any more.
+    pub(super) fn unwatch(&self, place: Place) {
+        let waker = lock(&self.wakers).remove(&(place.index, place.generation));
+        // Dropped here and not under the lock: it may lead to code of the user's.
+        drop(waker);
+    }
+
+    /// Wakes those whose tasks have ended.
+    pub(super) fn wake_watchers(&self) {
+        let ended: Vec<Waker> = {
+            let mut wakers = lock(&self.wakers);
+            let ended = |(index, generation): &(u32, u32)| {
+                self.has_ended(Place { index: *index, generation: *generation })
+            };
+            wakers.extract_if(|key, _| ended(key)).map(|(_, waker)| waker).collect()
+        };
+        ended.into_iter().for_each(Waker::wake);
+    }
+}
