@@ -14,7 +14,10 @@
 //! ```
 //!
 //! - [`Pool::map`], [`Pool::map_each`]: one function, many inputs; all results or one outcome each.
-//! - [`Pool::submit`]: one call; a [`TaskHandle`] waits for its outcome.
+//! - [`Pool::imap`], [`Pool::map_reduce`]: outcomes one by one, or folded into one in the workers.
+//! - [`Pool::submit`]: one call; a [`TaskHandle`] waits for its outcome, and is a future.
+//! - [`PoolBuilder::initializer`], [`Pool::map_state`]: a state for each worker; [`Recycle`]: fresh workers
+//!   now and then.
 //! - [`Pool::with`]: a value that all calls may read, sent once.
 //! - [`sync`], [`collections`], [`queue`]: what processes share: locks and events, dicts and lists, queues
 //!   and pipes; [`Arena`] shares them with programs that were started separately.
