@@ -399,19 +399,15 @@ where
     where
         S: FnMut(Result<R, TaskError>) -> ControlFlow<()>,
     {
-        let mut flow = ControlFlow::Continue(());
-        let Some(Flight { first, calls, at }) = self.flights.remove(at) else { return flow };
-        let mut index = first;
-        let mut give = |outcome: Result<R, TaskError>| {
-            if flow.is_continue() {
-                flow = sink(outcome.map_err(|error| error.at(index)));
-                index += 1;
-            }
+        let Some(Flight { first, calls, at }) = self.flights.remove(at) else {
+            return ControlFlow::Continue(());
         };
+        let mut giving = Giving { flow: ControlFlow::Continue(()), index: first, sink };
         match at {
-            At::UnderWay(place) => self.retire(place, give),
-            At::Collected(outcomes) => outcomes.into_iter().for_each(&mut give),
+            At::UnderWay(place) => self.retire(place, |outcome| giving.give(outcome)),
+            At::Collected(outcomes) => outcomes.into_iter().for_each(|one| giving.give(one)),
         }
+        let flow = giving.flow;
         self.given += calls;
         flow
     }
@@ -453,6 +449,27 @@ where
             bell.sleep(epoch, None);
         }
         bell.uncount();
+    }
+}
+
+/// Gives the outcomes of a batch out, until the sink breaks.
+struct Giving<'a, S> {
+    flow: ControlFlow<()>,
+    index: usize,
+    sink: &'a mut S,
+}
+
+impl<S> Giving<'_, S> {
+    #[inline(always)]
+    fn give<R>(&mut self, outcome: Result<R, TaskError>)
+    where
+        S: FnMut(Result<R, TaskError>) -> ControlFlow<()>,
+    {
+        if self.flow.is_continue() {
+            let index = self.index;
+            self.flow = (self.sink)(outcome.map_err(|error| error.at(index)));
+            self.index += 1;
+        }
     }
 }
 

@@ -285,6 +285,7 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
 }
 
 impl<R> TaskHandle<R> {
+    #[inline]
     fn stop_watching(&mut self) {
         if std::mem::take(&mut self.watching) {
             self.inner.unwatch(self.place);

@@ -20,6 +20,7 @@ pub(super) type Wakers = HashMap<(u32, u32), Waker>;
 
 impl Inner {
     /// Whether a task has ended, well or not.
+    #[inline]
     pub(super) fn has_ended(&self, place: Place) -> bool {
         let state = self.slot(place.index).state.load();
         state.generation != place.generation || matches!(state.phase, Phase::Done | Phase::Taken)
