@@ -305,7 +305,11 @@ impl<'a> Buffer<'a> {
         self.cells.each_orphan(dead.to_raw(), |orphan| match orphan {
             Orphan::Filling(claim) => {
                 let About { stored, block, .. } = About::of(claim.words);
+                // This process's own before nothing leads to them: it may die, too.
                 self.arena.set_owner(block, own_id());
+                if stored != 0 {
+                    locked.hand_over(stored, own_id());
+                }
                 claim.words[1].store(0, Release);
                 claim.words[0].store(0, Release);
                 self.cells.empty(claim);

@@ -18,8 +18,9 @@
 //! # Rules
 //! R1. A claim is one compare-and-swap, which stores the claimer. The rest of a cell belongs to the
 //!     claimer while it is FILLING or TAKING, and to nobody otherwise.
-//! R2. `head` and `tail` are hints, which anybody moves on who finds them behind. Settlement moves
-//!     `head` back to a value that it gives back.
+//! R2. `head` and `tail` are hints, which anybody moves on who finds them behind; but `head` moves past a
+//!     cell that is TAKING only by its claimer. Settlement moves `head` back to a value before it gives
+//!     that back.
 //! R3. Cells are claimed for filling in order of position. So an EMPTY cell at a position in its own lap
 //!     means that no later position is filled.
 //! R4. A consumer passes over cells that are FILLING, so a producer that is stopped, or dead and not
@@ -218,8 +219,9 @@ impl<'a> Cells<'a> {
                         }
                         return Some(Claim { at, words: self.cell(at.index).1 });
                     }
-                    (Lap::Same, FILLING) => at_head = false,
-                    (Lap::Later, _) | (Lap::Same, TAKING) => {
+                    // Not done: it may be given back, and then the head must not be behind it.
+                    (Lap::Same, FILLING | TAKING) => at_head = false,
+                    (Lap::Later, _) => {
                         if at_head {
                             self.pass(self.head, at);
                         }
@@ -256,15 +258,15 @@ impl<'a> Cells<'a> {
 
     /// Gives a value back that was claimed, in its old place.
     pub(crate) fn give_back(&self, claim: Claim<'_>) {
-        self.fill(claim);
         // R2.
         let mut head = self.head.load(Relaxed);
         while claim.at.is_before(Position::from_raw(head)) {
             match self.head.compare_exchange(head, claim.at.to_raw(), AcqRel, Relaxed) {
-                Ok(_) => return,
+                Ok(_) => break,
                 Err(now) => head = now,
             }
         }
+        self.fill(claim);
     }
 
     /// How many values there are, and how many cells are being filled or emptied.

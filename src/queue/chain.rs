@@ -129,14 +129,16 @@ impl ChainState {
         }
     }
 
-    /// Appends an entry, unless there are as many QUEUED ones as there may be.
+    /// Appends an entry, unless there are as many QUEUED ones as there may be, or the queue is closed.
     pub(super) fn append(
         &self,
         arena: &Arena,
         new: &mut Option<NewEntry<'_>>,
     ) -> Result<bool, Error> {
         let changing = self.change(arena);
-        let full = self.queued.load(Relaxed) >= self.capacity.load(Relaxed);
+        // Closed under the lock, too: nothing is put after it.
+        let full = self.queued.load(Relaxed) >= self.capacity.load(Relaxed)
+            || self.closed.load(Relaxed) != 0;
         let Some(entry) = new.take_if(|_| !full) else { return Ok(false) };
         let place = changing.place(&entry)?;
         let last = Node::at(arena, self.last.load(Relaxed));

@@ -130,7 +130,7 @@ impl<T: Kept> JoinableQueue<T> {
                 }
                 match state.append(self.arena(), &mut new) {
                     Ok(true) => Some(Ok(Ok(()))),
-                    Ok(false) => None,
+                    Ok(false) => self.ended().map(|ended| Ok(Err(ended))),
                     Err(error) => Some(Err(error)),
                 }
             };
@@ -251,16 +251,14 @@ impl<T: Kept> JoinableQueue<T> {
     /// How many values have been put and not been done with.
     #[must_use]
     pub fn unfinished(&self) -> usize {
+        // Deals with what the dead had taken.
+        drop(self.handle.state().change(self.arena()));
         self.handle.state().unfinished.load(Relaxed) as usize
     }
 
     fn join_until(&self, deadline: Deadline) -> bool {
         let (state, caller) = (self.handle.state(), self.handle.caller());
-        let attempt = || {
-            // Deals with what the dead had taken.
-            drop(state.change(self.arena()));
-            (self.unfinished() == 0).then_some(())
-        };
+        let attempt = || (self.unfinished() == 0).then_some(());
         wait(&state.joiners, caller, deadline, attempt).is_some()
     }
 

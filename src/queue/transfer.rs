@@ -124,7 +124,11 @@ impl Transfer<'_> {
                 self.state.getters.0.notify(self.caller, 1);
                 Ok(())
             }
-            Ok(Some(Err(ended))) => Err(ended.put(value)),
+            Ok(Some(Err(ended))) => {
+                // Getters may have seen the cell that was claimed in vain, and wait for its value.
+                self.state.getters.0.notify(self.caller, u32::MAX);
+                Err(ended.put(value))
+            }
             Ok(None) => Err(PutError::Full(value)),
             Err(error) => Err(PutError::Failed(value, error)),
         }

@@ -227,7 +227,7 @@ impl Arena {
     }
 
     /// Whether other programs can attach.
-    pub(super) fn is_named(&self) -> bool {
+    pub(crate) fn is_named(&self) -> bool {
         self.header().root_uid.load(Relaxed) != 0
     }
 

@@ -138,6 +138,10 @@ impl Arena {
 
     /// Reserves an entry for a process that `parent` is about to have started.
     pub(crate) fn reserve_participant(&self, parent: ParticipantId) -> Result<Reserved, Error> {
+        if parent == ParticipantId::NOBODY {
+            // Before and not after: too many roots cost some looks, too few hide a death.
+            self.header().roots.fetch_add(1, AcqRel);
+        }
         for (index, entry) in self.participants().iter().enumerate().skip(1) {
             let raw = entry.word.load(Relaxed);
             let free = Word::from_raw(raw);
@@ -146,11 +150,11 @@ impl Arena {
             if free.state == FREE
                 && entry.word.compare_exchange(raw, reserved, AcqRel, Relaxed).is_ok()
             {
-                if parent == ParticipantId::NOBODY {
-                    self.header().roots.fetch_add(1, AcqRel);
-                }
                 return Ok(Reserved { id: ParticipantId::from_raw(index as u64), generation });
             }
+        }
+        if parent == ParticipantId::NOBODY {
+            self.header().roots.fetch_sub(1, AcqRel);
         }
         Err(Error::limit(format!(
             "all {} places for processes attached to the arena are taken",
@@ -181,6 +185,12 @@ impl Arena {
         let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word }.to_raw();
         word.state == RESERVED
             && entry.word.compare_exchange(word.to_raw(), free, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Frees an entry that a process reserved which is dead; `false` if somebody has attached to it.
+    pub(crate) fn withdraw_for_dead(&self, id: ParticipantId) -> bool {
+        let generation = Word::from_raw(self.participant(id).word.load(Acquire)).generation;
+        self.withdraw(Reserved { id, generation })
     }
 
     /// Enters the calling process's start time, once: reading it costs more than all the rest of
@@ -257,10 +267,10 @@ impl Arena {
         entry.ledger.note.store(0, Relaxed);
         let word = Word::from_raw(entry.word.load(Relaxed));
         let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word };
+        entry.word.store(free.to_raw(), Release);
         if word.parent == ParticipantId::NOBODY && word.state != FREE {
             self.header().roots.fetch_sub(1, AcqRel);
         }
-        entry.word.store(free.to_raw(), Release);
     }
 }
 

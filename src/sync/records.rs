@@ -65,7 +65,8 @@ impl Records for Arena {
     }
 
     fn patience(&self) -> Option<Duration> {
-        self.has_strangers().then_some(STRANGERS_LOOKED_AT)
+        // Others may attach to a named arena while the caller sleeps.
+        (self.is_named() || self.has_strangers()).then_some(STRANGERS_LOOKED_AT)
     }
 
     fn look_around(&self) {

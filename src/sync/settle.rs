@@ -117,14 +117,25 @@ fn settle_object(locked: &Objects<'_>, described: Described, dead: ParticipantId
 pub(crate) fn settle_strangers(arena: &Arena) {
     let locked = arena.lock_objects();
     for stranger in arena.strangers() {
-        // If it had started others, its guardian is ending them just now: the next look finds them
-        // dead as well.
-        let mut family = arena.children_of(stranger);
-        family.push(stranger);
-        if family.iter().any(|id| !arena.is_attached(*id) || !arena.is_dead(*id)) {
+        if !arena.is_attached(stranger) || !arena.is_dead(stranger) {
             continue;
         }
-        for dead in family {
+        // If it had started others, its guardian is ending them just now: the next look finds them
+        // dead as well. One that had not attached yet is refused when it tries.
+        let (mut family, mut at) = (vec![stranger], 0);
+        while let Some(parent) = family.get(at).copied() {
+            let children = arena.children_of(parent).into_iter();
+            family.extend(
+                children
+                    .filter(|child| arena.is_attached(*child) || !arena.withdraw_for_dead(*child)),
+            );
+            at += 1;
+        }
+        if family.iter().any(|id| !arena.is_dead(*id)) {
+            continue;
+        }
+        // The last ones first: who is released is not found as a parent again.
+        for dead in family.into_iter().rev() {
             settle_locked(arena, &locked, dead);
             arena.free_owned_by(dead);
             arena.release_participant(dead);
