@@ -60,7 +60,16 @@ pub use named::{Arena, ArenaBuilder, ArenaError};
 #[cfg(not(loom))]
 pub use pool::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
-pub use pool::{Imap, JoinTimeoutError, Pool, PoolBuilder, Recycle, Stats, TaskHandle, With};
+pub use pool::{
+    Imap, JoinTimeoutError, Pool, PoolBuilder, Priority, Recycle, Retry, Stats, TaskHandle,
+    TaskOptions, With, WithOptions,
+};
+
+/// What a task can ask about itself and its worker.
+#[cfg(not(loom))]
+pub mod worker {
+    pub use crate::pool::inside::{cancelled, number};
+}
 
 /// Named places where a test can have one process of the tree killed; not part of the interface.
 #[doc(hidden)]

@@ -49,7 +49,6 @@ const UNSAFE_FILES: &[&str] = &[
     "pool/submit.rs",
     "pool/task.rs",
     "pool/trampolines.rs",
-    "pool/worker.rs",
     "process/guardian.rs",
     "process/identity.rs",
     "queue/buffer.rs",

@@ -1,11 +1,11 @@
 //! The memory of one pool: queue, slots, waiting places, contexts.
 //!
 //! ```text
-//! block | Area: hints, sleep, control, jobs, contexts, seats | ring cells (8 B each) | slots (256 B each)
+//! block | Area: hints, sleep, control, jobs, contexts, seats | cells of 3 rings (8 B each) | slots (256 B each)
 //! ```
 //!
-//! The user's process makes it (all zero) and frees it when the last handle has gone. The ring has
-//! twice as many cells as there are slots, so that a slot always finds a cell.
+//! The user's process makes it (all zero) and frees it when the last handle has gone. There is a ring for
+//! each priority, and each has twice as many cells as there are slots, so that a slot always finds a cell.
 
 use super::seat::Seat;
 use super::sleep::{EventCount, Searcher};
@@ -14,11 +14,16 @@ use super::slot::Slot;
 use super::state::Phase;
 use crate::error::Error;
 use crate::limits::{CONTEXTS_MAX, JOBS_MAX, WORKERS_MAX};
-use crate::prim::{AtomicU32, AtomicU64, Relaxed};
+use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::queue::ring::Ring;
 use crate::shm::offset::Shared;
 use crate::shm::{Arena, Block, Offset, ParticipantId};
 use serde::{Deserialize, Serialize};
+
+/// One for each priority.
+pub(crate) const RINGS: usize = 3;
+/// The ring of tasks with no priority of their own.
+pub(crate) const NORMAL: usize = 1;
 
 /// Keeps a word off its neighbours' cache lines (and the line that is fetched with it).
 #[derive(Debug)]
@@ -43,14 +48,24 @@ pub(crate) struct ContextPlace {
 #[derive(Debug)]
 #[repr(C)]
 struct Header {
-    head: Apart<AtomicU64>,
-    tail: Apart<AtomicU64>,
+    heads: [Apart<AtomicU64>; RINGS],
+    tails: [Apart<AtomicU64>; RINGS],
     searcher: Apart<Searcher>,
     idle: Apart<EventCount>,
-    stopping: Apart<AtomicU32>,
+    control: Apart<Control>,
     jobs: [JobPlace; JOBS_MAX],
     contexts: [ContextPlace; CONTEXTS_MAX],
     seats: [Seat; WORKERS_MAX],
+}
+
+/// What workers look at before they look for a task.
+#[derive(Debug)]
+#[repr(C)]
+struct Control {
+    /// 1 when the workers are to leave once nothing is queued; 2 when tasks that run should give up too.
+    stopping: AtomicU32,
+    /// 1 once a task had another priority than [`NORMAL`]: there is more than one ring to look at.
+    prioritised: AtomicU32,
 }
 
 #[allow(unsafe_code)] // The marker asserts what the line above says.
@@ -70,7 +85,7 @@ pub(crate) struct Area {
     pub(crate) arena: &'static Arena,
     address: AreaAddress,
     header: &'static Header,
-    pub(crate) ring: Ring<'static>,
+    pub(crate) rings: [Ring<'static>; RINGS],
     pub(crate) slots: &'static [Slot],
 }
 
@@ -80,7 +95,7 @@ impl Area {
     }
 
     fn bytes(slots: u32) -> u64 {
-        let cells = (Self::cells(slots) * 8).next_multiple_of(128);
+        let cells = RINGS * (Self::cells(slots) * 8).next_multiple_of(128);
         (size_of::<Header>() + cells + slots as usize * size_of::<Slot>()) as u64
     }
 
@@ -92,15 +107,16 @@ impl Area {
     ) -> Result<Self, Error> {
         let Block { offset, .. } = arena.allocate(Self::bytes(slots), owner)?;
         let area = Self::open(arena, AreaAddress { offset, slots })?;
-        area.header.head.0.store(0, Relaxed);
-        area.header.tail.0.store(0, Relaxed);
+        let hints = area.header.heads.iter().chain(&area.header.tails);
+        hints.for_each(|hint| hint.0.store(0, Relaxed));
         area.header.searcher.0.reset();
         area.header.idle.0.reset();
-        area.header.stopping.0.store(0, Relaxed);
+        area.header.control.0.stopping.store(0, Relaxed);
+        area.header.control.0.prioritised.store(0, Relaxed);
         area.header.jobs.iter().for_each(|job| job.0.reset());
         area.header.contexts.iter().for_each(|context| context.id.store(0, Relaxed));
         area.header.seats.iter().for_each(Seat::reset);
-        area.ring.cells.iter().for_each(|cell| cell.store(0, Relaxed));
+        area.rings.iter().flat_map(|ring| ring.cells).for_each(|cell| cell.store(0, Relaxed));
         area.slots.iter().for_each(Slot::reset);
         Ok(area)
     }
@@ -109,13 +125,19 @@ impl Area {
     pub(crate) fn open(arena: &'static Arena, address: AreaAddress) -> Result<Self, Error> {
         let AreaAddress { offset, slots } = address;
         let cells_at = offset + size_of::<Header>() as u64;
-        let slots_at = cells_at + (Self::cells(slots) as u64 * 8).next_multiple_of(128);
+        let cells_bytes = (Self::cells(slots) as u64 * 8).next_multiple_of(128);
+        let slots_at = cells_at + RINGS as u64 * cells_bytes;
         let view = || {
             let header: &Header = arena.at(Offset::new(offset))?;
-            let cells: &[AtomicU64] = arena.slice_at(Offset::new(cells_at), Self::cells(slots))?;
+            let ring = |priority: usize| {
+                let cells = Offset::new(cells_at + priority as u64 * cells_bytes);
+                let cells: &[AtomicU64] = arena.slice_at(cells, Self::cells(slots))?;
+                let (head, tail) = (&header.heads[priority].0, &header.tails[priority].0);
+                Some(Ring { head, tail, cells })
+            };
+            let rings = [ring(0)?, ring(1)?, ring(2)?];
             let slots: &[Slot] = arena.slice_at(Offset::new(slots_at), slots as usize)?;
-            let ring = Ring { head: &header.head.0, tail: &header.tail.0, cells };
-            Some(Self { arena, address, header, ring, slots })
+            Some(Self { arena, address, header, rings, slots })
         };
         view().ok_or_else(|| Error::broken(format!("no pool at {offset:#x} in the arena")))
     }
@@ -154,13 +176,43 @@ impl Area {
 
     /// Tells the workers, of so many seats, to leave when they find nothing to do.
     pub(crate) fn stop(&self, seats: usize) {
-        self.header.stopping.0.store(1, Relaxed);
+        self.header.control.0.stopping.fetch_max(1, Relaxed);
         self.header.seats.iter().take(seats).for_each(Seat::stop);
         self.wake_everybody();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.header.stopping.0.load(Relaxed) != 0
+        self.header.control.0.stopping.load(Relaxed) != 0
+    }
+
+    /// Tells the tasks that run to give up, if they ask.
+    pub(crate) fn cancel_running(&self) {
+        self.header.control.0.stopping.store(2, Relaxed);
+    }
+
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.header.control.0.stopping.load(Relaxed) == 2
+    }
+
+    /// Which rings to look at, in this order; all of them, and `lowest_first`, now and then.
+    #[inline]
+    pub(crate) fn rings_to_look_at(&self, lowest_first: bool) -> &'static [usize] {
+        match (self.header.control.0.prioritised.load(Acquire), lowest_first) {
+            (0, _) => &[NORMAL],
+            (_, false) => &[0, 1, 2],
+            (_, true) => &[2, 1, 0],
+        }
+    }
+
+    /// Whether a task is queued.
+    #[inline]
+    pub(crate) fn has_task(&self) -> bool {
+        self.rings_to_look_at(false).iter().any(|priority| self.rings[*priority].has_value())
+    }
+
+    /// Takes a slot out of its ring, if it is there.
+    pub(crate) fn withdraw(&self, index: u32) {
+        self.rings[self.slots[index as usize].priority() % RINGS].withdraw(index);
     }
 
     /// Wakes all workers and all who wait for results: a wake-up may have died with its receiver.
@@ -173,7 +225,13 @@ impl Area {
     /// Queues a slot that is READY, and has a worker look at it.
     #[inline]
     pub(crate) fn queue(&self, index: u32) {
-        while self.ring.push(index).is_err() {
+        let priority = self.slots[index as usize].priority() % RINGS;
+        if priority != NORMAL {
+            // SYNC(prioritised): pairs with the Acquire in `rings_to_look_at`. It comes before the task: a
+            // worker that is woken for that, or that looks again before it sleeps, sees both.
+            self.header.control.0.prioritised.store(1, Release);
+        }
+        while self.rings[priority].push(index).is_err() {
             // The ring has a cell for every slot twice over: only a consumer that has claimed one
             // and not yet released it, a few instructions apart, can be in the way. If it died
             // there, settlement releases the cell.
@@ -181,6 +239,12 @@ impl Area {
         }
         crate::shm::fault::point("main.cell-published");
         super::sleep::task_queued(self.searcher(), self.idle());
+    }
+
+    /// Leaves a mailed slot that is READY at its seat, and has the worker there look.
+    pub(crate) fn mail(&self, index: u32) {
+        self.seat(self.slots[index as usize].job()).post(index);
+        self.idle().notify_everybody();
     }
 
     /// Announces that a slot is DONE: to who sleeps on it, and to its waiting place.
@@ -208,14 +272,14 @@ impl Area {
             if state.phase == Phase::Free && !listed {
                 return Err(format!("slot {index} is free but not on the free list"));
             }
-            if state.phase == Phase::Claimed {
+            if matches!(state.phase, Phase::Claimed | Phase::Condemned) {
                 return Err(format!(
-                    "slot {index} is still claimed by participant {}",
-                    state.owner
+                    "slot {index} is still {:?} by participant {}",
+                    state.phase, state.owner
                 ));
             }
         }
-        if self.ring.has_value() {
+        if self.has_task() {
             return Err("a task is still queued".into());
         }
         Ok(())

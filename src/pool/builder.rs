@@ -3,6 +3,7 @@
 use super::Pool;
 use super::area::Area;
 use super::inner::{Inner, Settings};
+use super::options::{Retry, TaskOptions};
 use super::recycle::Recycle;
 use super::startup::Startup;
 use super::supervisor::Supervisor;
@@ -48,6 +49,9 @@ pub struct PoolBuilder {
     recycle: Recycle,
     startup: Startup,
     restarts: (u32, Duration),
+    defaults: TaskOptions,
+    idle_timeout: Option<Duration>,
+    workers_min: Option<usize>,
 }
 
 impl PoolBuilder {
@@ -61,6 +65,9 @@ impl PoolBuilder {
             recycle: Recycle::default(),
             startup: Startup::default(),
             restarts: RESTARTS_DEFAULT,
+            defaults: TaskOptions::default(),
+            idle_timeout: None,
+            workers_min: None,
         }
     }
 
@@ -69,6 +76,32 @@ impl PoolBuilder {
     #[doc(alias = "processes")]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Has workers that have been idle for so long leave, down to the [minimum](Self::workers_min). They
+    /// come back, up to the number of [workers](Self::workers), when tasks wait. Default: they stay.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = procpool::Pool::builder().workers(4).idle_timeout(Duration::from_millis(20)).build()?;
+    /// while pool.workers() > 1 {
+    ///     std::thread::sleep(Duration::from_millis(5));
+    /// }
+    /// assert_eq!(pool.map(|x: u32| x + 1, 0..100u32)?.len(), 100);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how many workers stay however long they are idle, 1 to the number of
+    /// [workers](Self::workers). Default: 1. Without an [idle timeout](Self::idle_timeout) all stay.
+    pub fn workers_min(mut self, workers: usize) -> Self {
+        self.workers_min = Some(workers);
         self
     }
 
@@ -183,8 +216,42 @@ impl PoolBuilder {
         self
     }
 
+    /// Sets how long any task may run, each call of a map too; see [`TaskOptions::timeout`]. Default: for
+    /// ever.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = procpool::Pool::builder().workers(2).task_timeout(Duration::from_millis(50)).build()?;
+    /// let nap = |ms: u64| { std::thread::sleep(Duration::from_millis(ms)); ms };
+    /// let outcomes = pool.map_each(nap, [1, 60_000, 2])?;
+    /// assert!(outcomes[1].as_ref().is_err_and(|error| error.is_timed_out()));
+    /// assert_eq!((&outcomes[0], &outcomes[2]), (&Ok(1), &Ok(2)));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn task_timeout(mut self, timeout: Duration) -> Self {
+        self.defaults = self.defaults.timeout(timeout);
+        self
+    }
+
+    /// Sets how long a task may go on after it was asked to stop; see [`TaskOptions::grace`]. Default: not
+    /// at all.
+    pub fn task_grace(mut self, grace: Duration) -> Self {
+        self.defaults = self.defaults.grace(grace);
+        self
+    }
+
+    /// Sets what becomes of tasks whose workers died. Default: they fail.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.defaults = self.defaults.retry(retry);
+        self
+    }
+
     fn validate(&self) -> Result<(), Error> {
-        let Self { workers, name, queue_capacity, stack_bytes, recycle, restarts, .. } = self;
+        let Self {
+            workers, name, queue_capacity, stack_bytes, recycle, restarts, defaults, ..
+        } = self;
         if let Some(workers) = workers.filter(|workers| !(1..=WORKERS_MAX).contains(workers)) {
             return Err(Error::invalid(format!("workers is {workers}, outside 1..={WORKERS_MAX}")));
         }
@@ -203,12 +270,16 @@ impl PoolBuilder {
                 "stack_bytes is {stack_bytes}, below {STACK_BYTES_MIN}"
             )));
         }
+        if self.idle_timeout == Some(Duration::ZERO) {
+            return Err(Error::invalid("idle_timeout is 0: it must be more".into()));
+        }
         if restarts.0 == 0 || restarts.1.is_zero() {
             return Err(Error::invalid(format!(
                 "restart_limit is {} within {:?}: both must be more than 0",
                 restarts.0, restarts.1
             )));
         }
+        defaults.validate()?;
         recycle.validate()
     }
 
@@ -224,6 +295,11 @@ impl PoolBuilder {
         self.validate()?;
         let cores = sys::host::usable_cores();
         let workers = self.workers.unwrap_or(cores.min(WORKERS_MAX));
+        let least = self.workers_min.unwrap_or(1);
+        if !(1..=workers).contains(&least) {
+            return Err(Error::invalid(format!("workers_min is {least}, outside 1..={workers}")));
+        }
+        let idle_timeout = self.idle_timeout.map(|timeout| (timeout, least));
         let arena = Arena::tree(self.arena_bytes)?;
         let area = Area::create(arena, self.queue_capacity as u32, own_id())?;
         let restarts = match self.restarts {
@@ -240,6 +316,8 @@ impl PoolBuilder {
             search_ns: if cores > 1 { SEARCH_NS } else { 0 },
             stack_bytes: self.stack_bytes,
             recycle: self.recycle,
+            defaults: self.defaults,
+            idle_timeout,
         };
         let mut inner = Inner::new(settings, area, own_id());
         let id = inner.next_context_id();
@@ -262,6 +340,9 @@ impl std::fmt::Debug for PoolBuilder {
             recycle,
             startup: _,
             restarts,
+            defaults,
+            idle_timeout,
+            workers_min,
         } = self;
         formatter
             .debug_struct("PoolBuilder")
@@ -272,6 +353,9 @@ impl std::fmt::Debug for PoolBuilder {
             .field("stack_bytes", stack_bytes)
             .field("recycle", recycle)
             .field("restart_limit", restarts)
+            .field("task_options", defaults)
+            .field("idle_timeout", idle_timeout)
+            .field("workers_min", workers_min)
             .finish()
     }
 }

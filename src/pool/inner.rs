@@ -10,6 +10,8 @@
 //! R2. What becomes of finished slots is in `results.rs`.
 
 use super::area::Area;
+use super::deadlines::Special;
+use super::options::TaskOptions;
 use super::recycle::Recycle;
 use super::results::{Aside, HARVEST_MAX};
 use super::slot::Slot;
@@ -38,7 +40,13 @@ pub(crate) struct Place {
 pub(crate) struct Inner {
     pub(crate) id: u64,
     pub(crate) name: String,
-    pub(crate) workers: usize,
+    /// Seats that are to have a worker, and the most that may be.
+    pub(super) workers: AtomicU32,
+    pub(super) most_workers: AtomicU32,
+    /// Seats that have ever had one.
+    pub(super) seats_ever: AtomicU32,
+    /// After how long an idle worker is too many, and how many never are.
+    pub(super) idle_timeout: Option<(Duration, usize)>,
     pub(crate) cores: usize,
     pub(crate) area: Area,
     pub(crate) user: ParticipantId,
@@ -57,8 +65,12 @@ pub(crate) struct Inner {
     why_broken: Mutex<Option<String>>,
     maps_running: Mutex<usize>,
     map_ended: Condvar,
+    /// What is asked for tasks beyond running them (`deadlines.rs`).
+    pub(super) special: Special,
     /// How long calls take, by function.
     known_ns: Mutex<HashMap<CodeOffset, f64>>,
+    /// Held by the one broadcast that is under way.
+    pub(super) broadcasting: Mutex<()>,
     /// Who is to be told that tasks have ended (`watched.rs`).
     pub(super) wakers: Mutex<Wakers>,
     /// The way to the supervisor, once it knows the pool.
@@ -97,6 +109,9 @@ pub(crate) struct Counters {
     pub(crate) workers_started: AtomicU64,
     pub(crate) workers_lost: AtomicU64,
     pub(crate) workers_recycled: AtomicU64,
+    pub(crate) workers_killed: AtomicU64,
+    pub(crate) workers_retired: AtomicU64,
+    pub(crate) retries: AtomicU64,
 }
 
 /// Locks, whether or not another thread panicked while it held the lock.
@@ -115,17 +130,32 @@ pub(crate) struct Settings {
     pub(crate) stack_bytes: usize,
     pub(crate) recycle: Recycle,
     pub(crate) restarts: (u32, Duration),
+    pub(crate) defaults: TaskOptions,
+    pub(crate) idle_timeout: Option<(Duration, usize)>,
 }
 
 impl Inner {
     pub(crate) fn new(settings: Settings, area: Area, user: ParticipantId) -> Self {
-        let Settings { id, name, workers, cores, search_ns, stack_bytes, recycle, restarts } =
-            settings;
+        let Settings {
+            id,
+            name,
+            workers,
+            cores,
+            search_ns,
+            stack_bytes,
+            recycle,
+            restarts,
+            defaults,
+            idle_timeout,
+        } = settings;
         let free = (0..area.slots.len() as u32).rev().collect();
         Self {
             id,
             name,
-            workers,
+            workers: AtomicU32::new(workers as u32),
+            most_workers: AtomicU32::new(workers as u32),
+            seats_ever: AtomicU32::new(workers as u32),
+            idle_timeout,
             cores,
             area,
             user,
@@ -142,7 +172,9 @@ impl Inner {
             why_broken: Mutex::default(),
             maps_running: Mutex::default(),
             map_ended: Condvar::new(),
+            special: Special::new(defaults),
             known_ns: Mutex::default(),
+            broadcasting: Mutex::default(),
             wakers: Mutex::default(),
             mailbox: OnceLock::new(),
             counters: Counters::default(),
@@ -312,16 +344,33 @@ impl Inner {
     }
 
     /// Enters a running map, unless the pool is closed.
-    pub(crate) fn enter_map(&self) -> Result<(), Error> {
+    pub(crate) fn enter_map(self: &Arc<Self>) -> Result<InMap, Error> {
         let mut running = lock(&self.maps_running);
         self.check_open()?;
         *running += 1;
-        Ok(())
+        Ok(InMap(self.clone()))
     }
 
-    pub(crate) fn leave_map(&self) {
-        *lock(&self.maps_running) -= 1;
-        self.map_ended.notify_all();
+    /// Sleeps until a slot may be free.
+    pub(super) fn wait_for_slot(&self) {
+        let space = self.area.job(0);
+        let epoch = space.prepare();
+        if self.take_slot(false).is_none() {
+            space.sleep(epoch, None);
+        }
+        space.uncount();
+    }
+
+    /// How many workers there are to be now.
+    #[inline]
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.load(SeqCst) as usize
+    }
+
+    /// How many there may be.
+    #[inline]
+    pub(crate) fn most_workers(&self) -> usize {
+        self.most_workers.load(Relaxed) as usize
     }
 
     /// Waits until no map is running and no submitted task is queued or running.
@@ -360,6 +409,17 @@ impl FreeSlot<'_> {
         self.inner.slot(self.place.index).state.publish();
         fault::point("main.slot-filled");
         self.inner.area.queue(self.place.index);
+        self.inner.grow_on_demand();
+        self.place
+    }
+}
+
+impl FreeSlot<'_> {
+    /// The slot is filled, for one seat: makes it READY and leaves it there.
+    pub(super) fn mail(mut self) -> Place {
+        self.sent = true;
+        self.inner.slot(self.place.index).state.publish();
+        self.inner.area.mail(self.place.index);
         self.place
     }
 }
@@ -378,6 +438,17 @@ impl Drop for FreeSlot<'_> {
             lock(&self.inner.slots).tally.submitted -= 1;
         }
         self.inner.free_slot(self.place.index, Tally::default());
+    }
+}
+
+/// A map, or something like it, that a closing pool lets go on to its end.
+#[derive(Debug)]
+pub(crate) struct InMap(Arc<Inner>);
+
+impl Drop for InMap {
+    fn drop(&mut self) {
+        *lock(&self.0.maps_running) -= 1;
+        self.0.map_ended.notify_all();
     }
 }
 

@@ -11,7 +11,7 @@
 //! # If a process dies
 //! A worker: settlement keeps the results before the culprit and queues the rest of the batch again.
 
-use super::inner::{Inner, Place};
+use super::inner::{InMap, Inner, Place};
 use super::sizer::{BATCH_BYTES, Sizer};
 use super::slot::Routing;
 use super::state::Phase;
@@ -19,6 +19,7 @@ use super::submit::Job;
 use super::task::carry_input;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
+use crate::limits::BATCH_CALLS_MAX;
 use crate::prim::Relaxed;
 use crate::sync::crossing::Carried;
 use crate::sync::search::search;
@@ -88,6 +89,8 @@ enum At<R> {
 
 /// A map under way. Dropping it gives up what has not been collected.
 pub(crate) struct Map<A, R, I: Iterator<Item = A>> {
+    /// First, so that it is dropped after all else has been given up by `drop`.
+    _entered: Option<InMap>,
     inner: Arc<Inner>,
     job: Job,
     pub(crate) terms: Terms,
@@ -127,14 +130,20 @@ where
         inputs: I,
         terms: Terms,
     ) -> Result<Self, Error> {
-        match terms.whole {
-            true => inner.enter_map()?,
-            false => inner.check_open()?,
-        }
+        let entered = match terms.whole {
+            true => Some(inner.enter_map()?),
+            false => {
+                inner.check_open()?;
+                None
+            }
+        };
         let (least, most) = inputs.size_hint();
+        let batch = terms.batch.or(job.options.batch_calls());
+        let batch = batch.map(|calls| calls.min(BATCH_CALLS_MAX));
         let known_ns = if most == Some(least) { inner.known_ns(job.code) } else { None };
         Ok(Self {
             inner: inner.clone(),
+            _entered: entered,
             job: job.clone(),
             terms,
             waiting_place: inner.take_job(),
@@ -146,7 +155,7 @@ where
             input_ended: false,
             sent: 0,
             given: 0,
-            sizer: Sizer::new(known_ns, terms.batch),
+            sizer: Sizer::new(known_ns, batch),
         })
     }
 
@@ -196,7 +205,7 @@ where
     }
 
     fn useful_workers(&self) -> usize {
-        let Inner { workers, cores, .. } = *self.inner;
+        let (workers, cores) = (self.inner.most_workers(), self.inner.cores);
         let short = self.sizer.ns_per_call.is_some_and(|ns| ns < BLOCKING_NS);
         if short { workers.min(cores) } else { workers }
     }
@@ -241,6 +250,7 @@ where
             Ok(true) => {
                 let calls = inner.slot(slot.place.index).calls.load(Relaxed) as usize;
                 let place = slot.send();
+                self.job.watch_limits(&inner);
                 self.enter(calls, At::UnderWay(place));
                 self.under_way += 1;
                 self.collect_refused();
@@ -273,12 +283,7 @@ where
     /// Other threads hold all slots: with batches under way ours come free first, else sleep.
     fn wait_for_slot(&mut self) -> Sent {
         if self.under_way == 0 {
-            let space = self.inner.area.job(0);
-            let epoch = space.prepare();
-            if self.inner.take_slot(false).is_none() {
-                space.sleep(epoch, None);
-            }
-            space.uncount();
+            self.inner.wait_for_slot();
         }
         Sent::Later
     }
@@ -318,7 +323,8 @@ where
         slot.calls.store(calls as u32, Relaxed);
         let job = self.waiting_place;
         carry_input(inner.area.arena, slot, &carried)?;
-        let routing = Routing { job, timed: true, output_has_table };
+        let routing = Routing { job, of_map: true, output_has_table, ..Routing::default() };
+        let routing = self.job.route(&inner, index, routing);
         let (block, bytes) = writer.finish();
         slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
         Ok(true)
@@ -485,8 +491,5 @@ impl<A, R, I: Iterator<Item = A>> Drop for Map<A, R, I> {
             }
         }
         self.inner.return_job(self.waiting_place);
-        if self.terms.whole {
-            self.inner.leave_map();
-        }
     }
 }

@@ -1,14 +1,15 @@
 //! The pool: workers that run tasks, and the calls that feed them.
 //!
 //! ```text
-//! submit.rs, completion.rs, watched.rs, map.rs, sizer.rs, stream.rs
+//! submit.rs, completion.rs, watched.rs, map.rs, sizer.rs, stream.rs, broadcast.rs
 //!                     fill slots, collect results       (user's process, any thread)
 //! inner.rs, results.rs  free slots, what was set aside  (user's process, private)
-//! supervisor.rs, watch.rs, starting.rs, restarts.rs, settle.rs
+//! supervisor.rs, watch.rs, starting.rs, restarts.rs, deadlines.rs, size.rs, settle.rs
 //!                     keep workers alive                (user's process, one thread)
 //! worker.rs, trampolines.rs, task.rs
 //!                     claim, run, announce              (workers)
 //! startup.rs          the initialiser and its state      (workers)
+//! inside.rs           what a task can ask               (workers)
 //! recycle.rs          when a worker leaves              (workers)
 //! area.rs, slot.rs, state.rs, sleep.rs, seat.rs, failure.rs, context.rs   what they share
 //! ```
@@ -16,17 +17,25 @@
 #[cfg(not(loom))]
 mod area;
 #[cfg(not(loom))]
+mod broadcast;
+#[cfg(not(loom))]
 mod builder;
 #[cfg(not(loom))]
 mod completion;
 #[cfg(not(loom))]
 mod context;
 #[cfg(not(loom))]
+mod deadlines;
+#[cfg(not(loom))]
 mod failure;
 #[cfg(not(loom))]
 mod inner;
 #[cfg(not(loom))]
+pub(crate) mod inside;
+#[cfg(not(loom))]
 mod map;
+#[cfg(not(loom))]
+mod options;
 #[cfg(not(loom))]
 mod pools;
 #[cfg(not(loom))]
@@ -39,6 +48,8 @@ mod results;
 mod seat;
 #[cfg(not(loom))]
 mod settle;
+#[cfg(not(loom))]
+mod size;
 #[cfg(not(loom))]
 mod sizer;
 mod sleep;
@@ -74,12 +85,16 @@ mod watched;
 #[cfg(not(loom))]
 mod with;
 #[cfg(not(loom))]
+mod with_options;
+#[cfg(not(loom))]
 mod worker;
 
 #[cfg(not(loom))]
 pub use builder::PoolBuilder;
 #[cfg(not(loom))]
 pub use completion::{AsCompleted, as_completed, wait_all, wait_any};
+#[cfg(not(loom))]
+pub use options::{Priority, Retry, TaskOptions};
 #[cfg(not(loom))]
 pub use pools::Pool;
 #[cfg(not(loom))]
@@ -92,3 +107,5 @@ pub use stream::Imap;
 pub use submit::{JoinTimeoutError, TaskHandle};
 #[cfg(not(loom))]
 pub use with::With;
+#[cfg(not(loom))]
+pub use with_options::WithOptions;

@@ -53,7 +53,7 @@ const LEAVING_GRACE: Duration = Duration::from_secs(1);
 /// [`TaskError::is_pool_closed`]. [`shutdown`](Pool::shutdown) lets them end first.
 pub struct Pool {
     pub(super) inner: Arc<Inner>,
-    supervisor: Arc<Supervisor>,
+    pub(super) supervisor: Arc<Supervisor>,
 }
 
 impl Pool {
@@ -97,7 +97,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job::new(trampolines::code_of::<F, A, R>(&function)?);
         collect(&self.inner, &job, inputs.into_iter())
     }
 
@@ -126,7 +126,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job::new(trampolines::code_of::<F, A, R>(&function)?);
         collect_each(&self.inner, &job, inputs.into_iter())
     }
 
@@ -145,7 +145,7 @@ impl Pool {
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job::new(trampolines::code_of::<F, A, R>(&function)?);
         submit::submit(&self.inner, &job, argument, None).map_err(without_argument)
     }
 
@@ -164,7 +164,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
     {
         match trampolines::code_of::<F, A, R>(&function) {
-            Ok(code) => submit::try_submit(&self.inner, &Job { code, context: None }, argument),
+            Ok(code) => submit::try_submit(&self.inner, &Job::new(code), argument),
             Err(error) => Err(TrySubmitError::Failed(argument, error)),
         }
     }
@@ -186,9 +186,7 @@ impl Pool {
     {
         let deadline = Instant::now().checked_add(timeout);
         match trampolines::code_of::<F, A, R>(&function) {
-            Ok(code) => {
-                submit::submit(&self.inner, &Job { code, context: None }, argument, deadline)
-            }
+            Ok(code) => submit::submit(&self.inner, &Job::new(code), argument, deadline),
             Err(error) => Err(TrySubmitError::Failed(argument, error)),
         }
     }
@@ -221,7 +219,7 @@ impl Pool {
     /// The number of workers.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.inner.workers
+        self.inner.workers()
     }
 
     /// What the pool has done so far.
@@ -290,7 +288,7 @@ impl fmt::Debug for Pool {
         formatter
             .debug_struct("Pool")
             .field("name", &inner.name)
-            .field("workers", &inner.workers)
+            .field("workers", &inner.workers())
             .field("queue_capacity", &inner.area.slots.len())
             .field("open", &inner.check_open().is_ok())
             .finish()

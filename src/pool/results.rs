@@ -8,6 +8,8 @@
 //!     `aside`. A joiner that finds its slot reused looks there, under the same lock.
 //! R3. A handle that is dropped early leaves a note in `aside`; whoever takes the slot later throws
 //!     the result away.
+//! R4. The outcome of a condemned task (`deadlines.rs`) is set aside like a harvested one, while the slot, and
+//!     the context, stay until its worker is dead.
 #![allow(unsafe_code)] // Reads the output side of slots that it has taken.
 
 use super::context::Context;
@@ -37,9 +39,9 @@ pub(super) struct Aside {
     /// Calls that were lost with their worker, of the task that is in the slot now.
     lost: Vec<(u32, TaskError)>,
     /// Results of earlier tasks, by generation, whose handles have not been joined (R2).
-    harvested: Vec<(u32, Harvested)>,
+    pub(super) harvested: Vec<(u32, Harvested)>,
     /// Generations whose results nobody wants, and the context that they need while they run (R3).
-    unwanted: Vec<(u32, Option<Arc<Context>>)>,
+    pub(super) unwanted: Vec<(u32, Option<Arc<Context>>)>,
 }
 
 impl Aside {
@@ -50,7 +52,7 @@ impl Aside {
 
 /// The outcome of one submitted task, out of the arena.
 #[derive(Debug)]
-enum Harvested {
+pub(super) enum Harvested {
     Bytes(Vec<u8>, Option<CarriedByResult>),
     Failed(TaskError),
 }
@@ -88,6 +90,11 @@ impl Inner {
         if slot.failures.load(Relaxed) != 0 || slot.unrecorded.load(Relaxed) != 0 {
             failures.append(&mut failure::read(self.area.arena, slot));
         }
+        if !failures.is_empty() {
+            let function = self.function_of(slot);
+            failures =
+                failures.into_iter().map(|(call, error)| (call, error.of(function, 1))).collect();
+        }
         failures
     }
 
@@ -120,8 +127,8 @@ impl Inner {
         }
         self.free_blocks(index);
         let ended = calls as u64;
-        // The calls of a map's batch, which is what a timed one is, were not counted before.
-        let submitted = if slot.is_timed() { ended } else { 0 };
+        // The calls of a map's batch, were not counted before.
+        let submitted = if slot.is_of_map() { ended } else { 0 };
         self.free_slot(index, Tally { submitted, ended, failed });
     }
 
@@ -148,6 +155,9 @@ impl Inner {
     /// Frees the blocks of a batch that the caller has taken.
     pub(super) fn free_blocks(&self, index: u32) {
         let (arena, slot) = (self.area.arena, self.slot(index));
+        if slot.has_options() {
+            self.forget_options(index);
+        }
         drop(self.take_carried(slot));
         give_up_input(arena, slot);
         if let Some(block) = slot.input_block() {
@@ -245,12 +255,20 @@ impl Inner {
     pub(crate) fn take_aside<R: DeserializeOwned + 'static>(
         &self,
         place: Place,
+        context: Option<Arc<Context>>,
     ) -> Option<Result<R, TaskError>> {
+        let mut context = Some(context);
         let harvested = {
             let mut aside = lock(&self.aside);
             let entry = aside.get_mut(&place.index)?;
             let at = entry.harvested.iter().position(|(of, _)| *of == place.generation)?;
             let (_, harvested) = entry.harvested.swap_remove(at);
+            if self.is_condemned(place)
+                && let Some(context) = context.take()
+            {
+                // R4: its worker may still read it.
+                entry.unwanted.push((place.generation, context));
+            }
             if entry.is_empty() {
                 aside.remove(&place.index);
             }
@@ -273,17 +291,47 @@ impl Inner {
             self.discard(place.index);
             return;
         }
+        let mut given_up = Vec::new();
         let mut aside = lock(&self.aside);
         let entry = aside.entry(place.index).or_default();
         let now = state.load();
+        let mut gone = Some(context);
         if now.generation == place.generation && now.phase != Phase::Taken {
-            entry.unwanted.push((place.generation, context));
-        } else {
-            entry.harvested.retain(|(of, _)| *of != place.generation);
+            entry.unwanted.extend(gone.take().map(|context| (place.generation, context)));
         }
+        given_up.extend(entry.harvested.extract_if(.., |(of, _)| *of == place.generation));
         if entry.is_empty() {
             aside.remove(&place.index);
         }
+        // What is dropped may take locks of its own.
+        drop(aside);
+    }
+
+    /// Whether the task has ended for its handle, and its worker is being killed for it.
+    fn is_condemned(&self, place: Place) -> bool {
+        let state = self.slot(place.index).state.load();
+        state.generation == place.generation && state.phase == Phase::Condemned
+    }
+
+    /// Frees the slot of a condemned task whose worker is dead (R4).
+    pub(super) fn bury_condemned(&self, index: u32) {
+        let slot = self.slot(index);
+        let unwanted = {
+            let mut aside = lock(&self.aside);
+            let generation = slot.state.load().generation;
+            slot.state.take_condemned();
+            let unwanted = aside.get_mut(&index).map(|entry| {
+                let unwanted = entry.unwanted.extract_if(.., |(of, _)| *of == generation);
+                let unwanted: Vec<_> = unwanted.collect();
+                (unwanted, entry.is_empty())
+            });
+            if let Some((_, true)) = unwanted {
+                aside.remove(&index);
+            }
+            unwanted
+        };
+        drop(unwanted);
+        self.discard(index);
     }
 
     /// As [`Inner::give_up`], for a batch of a map: asks the worker to leave it, and enters it for

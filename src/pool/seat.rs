@@ -1,11 +1,13 @@
-//! Seats: which of a line of workers runs tasks.
+//! Seats: which of a line of workers runs tasks, and what is for that one only.
 //!
 //! A pool has one seat per worker number. A worker that is about to be recycled has a successor, which is
-//! forked and waits until the seat is its own.
+//! forked and waits until the seat is its own. A task that every worker is to run once (`broadcast.rs`) is
+//! mail for a seat: its worker takes it before it looks at the queue.
 //!
 //! # Shared state
 //! ```text
-//! | STOP 1 | READY 1 | turn 30 |      one word, a futex; 0 at first
+//! word | STOP 1 | READY 1 | RETIRED 1 | turn 29 |      a futex; 0 at first
+//! mail | slot index, plus one; 0 for none
 //! ```
 //!
 //! # Rules
@@ -13,27 +15,34 @@
 //! R2. A turn is ended by one swap to the next, by the worker that leaves or, when it died, by the
 //!     supervisor. Whoever comes second finds another turn there, and nothing to do.
 //! R3. READY: the next turn's worker waits. It sets that itself; the swap to its turn clears it.
-//! R4. STOP: the pool's workers are to leave. It is set once.
+//! R4. STOP: who waits for a turn here leaves. It is set when the pool stops, and with RETIRED.
+//! R5. RETIRED: the pool has become smaller. The worker with the turn leaves after its task. Both flags go
+//!     when the pool grows again.
+//! R6. Mail is posted by the user's process, one at a time, and cleared by the worker that has claimed the
+//!     slot, or found that nobody can.
 //!
 //! # If a process dies
 //! With the turn: R2. A successor that waits: the supervisor has another one forked for the same turn;
-//! READY may then be early, which costs a short gap.
+//! READY may then be early, which costs a short gap. Before it has claimed its mail: the next worker finds it.
+//! After that: settlement posts it again, if the task had not begun.
 //!
 //! # Tests
 //! Below; `worker.leaving` and `worker.left` fault points.
 
-use crate::prim::{AcqRel, Acquire, AtomicU32, Relaxed};
+use crate::prim::{AcqRel, Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::futex;
 
 const STOP: u32 = 1 << 31;
 const READY: u32 = 1 << 30;
-const TURN: u32 = READY - 1;
+const RETIRED: u32 = 1 << 29;
+const TURN: u32 = RETIRED - 1;
 
 /// See the module documentation.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Seat {
     word: AtomicU32,
+    mail: AtomicU32,
 }
 
 /// The turn after `turn`.
@@ -44,6 +53,7 @@ pub(crate) fn next(turn: u32) -> u32 {
 impl Seat {
     pub(crate) fn reset(&self) {
         self.word.store(0, Relaxed);
+        self.mail.store(0, Relaxed);
     }
 
     /// Whose turn it is.
@@ -81,12 +91,51 @@ impl Seat {
     pub(crate) fn end(&self, turn: u32) {
         let mut raw = self.word.load(Relaxed);
         while raw & TURN == turn {
-            let ended = raw & STOP | next(turn);
+            let ended = raw & (STOP | RETIRED) | next(turn);
             match self.word.compare_exchange(raw, ended, AcqRel, Relaxed) {
                 Ok(_) => return futex::wake_all(&self.word),
                 Err(now) => raw = now,
             }
         }
+    }
+
+    /// Whether the worker with the turn is wanted for something else than the queue.
+    #[inline]
+    pub(crate) fn calls(&self) -> bool {
+        self.mail.load(Relaxed) != 0 || self.is_retired()
+    }
+
+    #[inline]
+    pub(crate) fn is_retired(&self) -> bool {
+        self.word.load(Relaxed) & RETIRED != 0
+    }
+
+    /// Has the worker with the turn, and who waits, leave (R5).
+    pub(crate) fn retire(&self) {
+        self.word.fetch_or(STOP | RETIRED, AcqRel);
+        futex::wake_all(&self.word);
+    }
+
+    /// The pool has grown to this seat again (R5).
+    pub(crate) fn reopen(&self) {
+        self.word.fetch_and(!(STOP | RETIRED), AcqRel);
+    }
+
+    /// Leaves a slot for the worker with the turn (R6).
+    pub(crate) fn post(&self, index: u32) {
+        // SYNC(mail): pairs with the Acquire in `mail`; the slot is READY.
+        self.mail.store(index + 1, Release);
+    }
+
+    /// The slot that was posted.
+    pub(crate) fn mail(&self) -> Option<u32> {
+        // SYNC(mail): pairs with the Release in `post`.
+        self.mail.load(Acquire).checked_sub(1)
+    }
+
+    /// The slot has been claimed, or cannot be.
+    pub(crate) fn clear_mail(&self, index: u32) {
+        let _ = self.mail.compare_exchange(index + 1, 0, AcqRel, Relaxed);
     }
 
     /// Has all who wait leave (R4).
@@ -101,7 +150,7 @@ mod tests {
     use super::*;
 
     fn seat() -> Seat {
-        Seat { word: AtomicU32::new(0) }
+        Seat { word: AtomicU32::new(0), mail: AtomicU32::new(0) }
     }
 
     #[test]
@@ -142,6 +191,30 @@ mod tests {
         assert!(!seat.wait_for(0));
         seat.end(0);
         assert!(!seat.wait_for(1), "it stays stopped");
+    }
+
+    #[test]
+    fn a_retired_seat_can_be_taken_again() {
+        let seat = seat();
+        seat.retire();
+        assert!(seat.calls() && seat.is_retired() && !seat.wait_for(0));
+        seat.end(0);
+        assert!(seat.is_retired(), "the flags stay when the turn ends");
+        seat.reopen();
+        assert!(!seat.calls() && seat.wait_for(1));
+    }
+
+    #[test]
+    fn mail_is_cleared_by_whoever_read_it() {
+        let seat = seat();
+        assert_eq!(seat.mail(), None);
+        seat.post(0);
+        assert!(seat.calls() && seat.mail() == Some(0));
+        seat.post(7);
+        seat.clear_mail(0);
+        assert_eq!(seat.mail(), Some(7), "that was other mail");
+        seat.clear_mail(7);
+        assert!(!seat.calls());
     }
 
     #[test]

@@ -19,13 +19,14 @@
 //! # If a process dies
 //! The settler is in the user's process; if that dies, the guardian ends everything.
 
+use super::deadlines::Condemned;
 use super::failure;
-use super::inner::Inner;
+use super::inner::{Inner, Place};
 use super::restarts::Had;
 use super::slot::Slot;
 use super::state::Phase;
 use super::task::{give_up_input, hand_over_carried};
-use super::worker::LEAVING;
+use super::worker::{CellPlace, LEAVING, RETIRING};
 use crate::error::{TaskError, WorkerExit};
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
 use crate::shm::{Arena, Offset, ParticipantId};
@@ -39,19 +40,29 @@ const ATTEMPTS_MAX: u32 = 1000;
 
 /// A worker that is dead.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Dead {
+pub(super) struct Dead<'a> {
     pub(crate) id: ParticipantId,
     pub(crate) pid: u32,
     pub(crate) exit: WorkerExit,
     /// Its pool is being dropped, which killed it: the call that it was running ends with that.
     pub(crate) closing: bool,
+    /// The call for which the supervisor killed it.
+    pub(super) condemned: Option<&'a Condemned>,
+}
+
+/// A batch that is to be queued again a little later.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub(super) struct Pausing {
+    pub(super) place: Place,
+    pub(super) pause: Duration,
 }
 
 /// How far a worker had come.
 pub(super) fn had(arena: &Arena, worker: ParticipantId) -> Had {
     let ledger = &arena.participant(worker).ledger;
     match (ledger.leaving.load(Relaxed), ledger.started.load(Relaxed)) {
-        (LEAVING, _) => Had::EndedTasks,
+        (LEAVING | RETIRING, _) => Had::EndedTasks,
         (_, 0) => Had::NotStarted,
         (_, 1) => Had::EndedNothing,
         _ => Had::EndedTasks,
@@ -59,7 +70,7 @@ pub(super) fn had(arena: &Arena, worker: ParticipantId) -> Had {
 }
 
 /// Gives back everything that a dead worker held.
-pub(super) fn settle(inner: &Inner, dead: Dead) {
+pub(super) fn settle(inner: &Inner, dead: Dead<'_>) -> Option<Pausing> {
     let area = &inner.area;
     let ledger = &area.arena.participant(dead.id).ledger;
     area.searcher().evict(dead.id.to_raw() as u32);
@@ -69,20 +80,19 @@ pub(super) fn settle(inner: &Inner, dead: Dead) {
         hand_over_carried(area.arena, slot, inner.user);
     }
     sync::settle::settle(area.arena, dead.id);
-    if let Some(index) = slot {
-        settle_slot(inner, dead, index);
-    }
+    let pausing = slot.and_then(|index| settle_slot(inner, dead, index));
     let asleep = ledger.asleep.load(Relaxed) != 0;
     settle_process(area.arena, dead.id);
     if asleep {
         area.idle().uncount();
     }
     area.wake_everybody();
+    pausing
 }
 
-fn settle_cell(inner: &Inner, dead: Dead, position: u64) {
-    let Some(position) = position.checked_sub(1) else { return };
-    let ring = &inner.area.ring;
+fn settle_cell(inner: &Inner, dead: Dead<'_>, place: u64) {
+    let Some(CellPlace { position, priority }) = CellPlace::from_raw(place) else { return };
+    let ring = &inner.area.rings[priority];
     let Some(claim) = ring.claimed_at(position, dead.id.to_raw()) else { return };
     ring.release(position);
     let slot = inner.area.slots.get(claim.value as usize);
@@ -92,14 +102,15 @@ fn settle_cell(inner: &Inner, dead: Dead, position: u64) {
 }
 
 /// The slot, if the dead one had claimed it.
-fn claimed_by(inner: &Inner, dead: Dead, index: u32) -> Option<&'static Slot> {
+fn claimed_by(inner: &Inner, dead: Dead<'_>, index: u32) -> Option<&'static Slot> {
     let slot = inner.area.slots.get(index as usize)?;
     let state = slot.state.load();
-    let claimed = state.phase == Phase::Claimed && u64::from(state.owner) == dead.id.to_raw();
+    let held = matches!(state.phase, Phase::Claimed | Phase::Condemned);
+    let claimed = held && u64::from(state.owner) == dead.id.to_raw();
     claimed.then_some(slot)
 }
 
-fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
+fn settle_slot(inner: &Inner, dead: Dead<'_>, index: u32) -> Option<Pausing> {
     let Some(slot) = claimed_by(inner, dead, index) else {
         let slot = inner.area.slots.get(index as usize);
         let ledger = &inner.area.arena.participant(dead.id).ledger;
@@ -111,25 +122,76 @@ fn settle_slot(inner: &Inner, dead: Dead, index: u32) {
         if let Some(slot) = slot.filter(|slot| slot.state.load().phase == Phase::Done) {
             slot.state.wake_sleepers();
         }
-        return;
+        return None;
     };
     let arena = inner.area.arena;
     if let Some(block) = slot.output_block() {
         arena.set_owner(block, inner.user);
     }
     failure::hand_over(arena, slot, inner.user);
-    let next = settle_calls(inner, dead, index, slot);
-    if next == slot.calls.load(Relaxed) {
+    if slot.state.load().phase == Phase::Condemned {
+        inner.bury_condemned(index);
+        return None;
+    }
+    slot.pardon();
+    let Next { call, pause } = settle_calls(inner, dead, index, slot);
+    if call == slot.calls.load(Relaxed) {
         give_up_input(arena, slot);
         inner.finish(slot);
-    } else {
-        slot.state.give_back();
-        inner.area.queue(index);
+        return None;
+    }
+    slot.state.give_back();
+    let place = Place { index, generation: slot.state.load().generation };
+    if pause.is_zero() {
+        inner.queue_again(place);
+        return None;
+    }
+    Some(Pausing { place, pause })
+}
+
+/// How a batch goes on.
+struct Next {
+    /// The first call that has no outcome.
+    call: u32,
+    /// How long to wait before it.
+    pause: Duration,
+}
+
+impl Next {
+    fn at(call: u32) -> Self {
+        Self { call, pause: Duration::ZERO }
     }
 }
 
-/// Decides the running call, if there was one; returns the first call that has no outcome.
-fn settle_calls(inner: &Inner, dead: Dead, index: u32, slot: &Slot) -> u32 {
+impl Inner {
+    /// Queues a batch that was given back; not if it has been cancelled meanwhile.
+    pub(super) fn queue_again(&self, place: Place) {
+        let slot = self.slot(place.index);
+        let state = slot.state.load();
+        if state.generation != place.generation || state.phase != Phase::Ready {
+            return;
+        }
+        match slot.is_mailed() {
+            true => self.area.mail(place.index),
+            false => self.area.queue(place.index),
+        }
+        if self.options_of(place.index).limit().is_some() {
+            self.watch_limits();
+        }
+    }
+}
+
+/// Decides the running call, if there was one.
+fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next {
+    let arena = inner.area.arena;
+    let generation = slot.state.load().generation;
+    let condemned = dead.condemned.filter(|condemned| {
+        (condemned.running.index, condemned.running.generation) == (index, generation)
+    });
+    if let Some(Condemned { running, error }) = condemned {
+        // It may have ended since; that was too late.
+        return lose(inner, index, running.call(), error.clone());
+    }
     // SYNC(call-done): pairs with the Release in `Batch::done`.
     let progress = slot.progress.load(Acquire);
     let (done, calls) = ((progress >> 1) as u32, slot.calls.load(Relaxed));
@@ -137,22 +199,38 @@ fn settle_calls(inner: &Inner, dead: Dead, index: u32, slot: &Slot) -> u32 {
     let given_up = !was_running && done < calls && slot.attempts.load(Relaxed) > ATTEMPTS_MAX;
     if !was_running && !given_up {
         slot.attempts.fetch_add(1, Relaxed);
-        return done.min(calls);
+        return Next::at(done.min(calls));
     }
-    let arena = inner.area.arena;
     // A panic that was recorded just before the death is the call's outcome.
-    if !failure::read(arena, slot).iter().any(|(call, _)| *call == done) {
-        let error = match dead.closing {
-            true => TaskError::pool_closed(),
-            false => TaskError::worker_lost(dead.pid, dead.exit),
-        };
-        inner.note_lost(index, done, error);
+    if failure::read(arena, slot).iter().any(|(call, _)| *call == done) {
+        return skip(inner, slot, done);
     }
+    if dead.closing {
+        return lose(inner, index, done, TaskError::pool_closed());
+    }
+    let times = inner.count_try(index, done);
+    if let Some(pause) = inner.options_of(index).retry_policy().pause(times) {
+        slot.progress.store(u64::from(done) * 2, Release);
+        inner.counters.retries.fetch_add(1, Relaxed);
+        return Next { call: done, pause };
+    }
+    let error = TaskError::worker_lost(dead.pid, dead.exit);
+    lose(inner, index, done, error.of(inner.function_of(slot), times))
+}
+
+/// Notes that a call has failed.
+fn lose(inner: &Inner, index: u32, call: u32, error: TaskError) -> Next {
+    inner.note_lost(index, call, error);
+    skip(inner, inner.slot(index), call)
+}
+
+/// Goes on behind a call that has no result.
+fn skip(inner: &Inner, slot: &Slot, call: u32) -> Next {
     if slot.output_has_table() {
-        skip_result(arena, slot, done, calls);
+        skip_result(inner.area.arena, slot, call, slot.calls.load(Relaxed));
     }
-    slot.progress.store(u64::from(done + 1) * 2, Release);
-    done + 1
+    slot.progress.store(u64::from(call + 1) * 2, Release);
+    Next::at(call + 1)
 }
 
 /// Ends the lost call's result where the one before it ended.

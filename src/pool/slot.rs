@@ -2,8 +2,8 @@
 //!
 //! # Shared state
 //! ```text
-//!   0 | state | code | context, table | calls, job+flags | input bytes | deadline | inline input ..
-//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | carried, input's | inline output ..
+//!   0 | state | code | context, table | calls, job+flags | input bytes | queued at | inline input ..
+//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | carried, input's | waited | inline output ..
 //! ```
 //! A call of small argument and result touches the first and the third cache line only. Created by
 //! the user's process with all words zero.
@@ -28,24 +28,33 @@
 #![allow(unsafe_code)] // Defines memory that several processes use by these rules.
 
 use super::state::StateWord;
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed};
+use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, SeqCst};
 use crate::shm::offset::Shared;
 use std::cell::UnsafeCell;
 
 /// Bytes of argument that need no block.
 pub(crate) const INLINE_INPUT_BYTES: usize = 80;
 /// Bytes of result that need no block.
-pub(crate) const INLINE_OUTPUT_BYTES: usize = 72;
+pub(crate) const INLINE_OUTPUT_BYTES: usize = 64;
 
 /// Flag: the input lies in a block, whose offset is in the first inline bytes.
 const INPUT_IN_BLOCK: u32 = 1;
-/// Flag: measure the time that the calls take.
-const TIMED: u32 = 2;
+/// Flag: a batch of a map. The time that its calls take is measured, and it is counted when it has ended.
+const OF_MAP: u32 = 2;
 /// Flag: the output block starts with a table of ends.
 const OUTPUT_HAS_TABLE: u32 = 4;
-/// Flag: nobody wants the results; calls that have not started need not run. The one word of the
+/// Flag: nobody wants the results; calls that have not started need not run. This word is the one of the
 /// input side that the user's process may change while a worker reads it.
 const CANCELLED: u32 = 8;
+/// Flag: the supervisor is about to kill the worker for the call that runs. No other call may start, nor the
+/// batch be finished, while it is set (`deadlines.rs`).
+const CONDEMNED: u32 = 16;
+/// Flag: the user's process keeps options for this batch (`Inner::options`).
+const HAS_OPTIONS: u32 = 32;
+/// Flag: the batch is one seat's, and waits there (`seat.rs`).
+const MAILED: u32 = 64;
+/// The priority, two bits: which of the rings it waits in.
+const PRIORITY_SHIFT: u32 = 8;
 
 /// One slot.
 #[derive(Debug)]
@@ -61,8 +70,8 @@ pub(crate) struct Slot {
     /// Waiting place to notify in the high half, flags in the low half.
     job_and_flags: AtomicU32,
     pub(crate) input_bytes: AtomicU64,
-    /// Monotonic time by which the batch must have ended; 0 for none. (Not enforced yet.)
-    pub(crate) deadline_ns: AtomicU64,
+    /// Monotonic time at which it was queued; 0 if that is not measured.
+    pub(crate) queued_ns: AtomicU64,
     inline_input: Inline<INLINE_INPUT_BYTES>,
     pub(crate) progress: AtomicU64,
     pub(crate) output_bytes: AtomicU64,
@@ -78,6 +87,8 @@ pub(crate) struct Slot {
     pub(crate) carried: AtomicU32,
     /// The same for the input; they carry the slot's place as their tag (R5).
     pub(crate) input_carried: AtomicU32,
+    /// How long the batch was queued; 0 if that is not measured, or it has not begun.
+    pub(crate) waited_ns: AtomicU64,
     inline_output: Inline<INLINE_OUTPUT_BYTES>,
 }
 
@@ -93,11 +104,15 @@ unsafe impl Shared for Slot {}
 unsafe impl<const BYTES: usize> Sync for Inline<BYTES> {}
 
 /// How a batch is to be run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Routing {
     pub(crate) job: u16,
-    pub(crate) timed: bool,
+    pub(crate) of_map: bool,
     pub(crate) output_has_table: bool,
+    pub(crate) has_options: bool,
+    pub(crate) mailed: bool,
+    /// 0 is the highest.
+    pub(crate) priority: usize,
 }
 
 impl Slot {
@@ -105,7 +120,7 @@ impl Slot {
     pub(crate) fn reset(&self) {
         self.state.reset();
         self.clear_output();
-        self.deadline_ns.store(0, Relaxed);
+        self.queued_ns.store(0, Relaxed);
         self.input_carried.store(0, Relaxed);
     }
 
@@ -119,6 +134,7 @@ impl Slot {
         self.attempts.store(0, Relaxed);
         self.unrecorded.store(0, Relaxed);
         self.carried.store(0, Relaxed);
+        self.waited_ns.store(0, Relaxed);
     }
 
     pub(crate) fn inline_input(&self) -> *mut u8 {
@@ -131,13 +147,14 @@ impl Slot {
 
     /// Says where the input is: a block, or inline. By the owner of a free slot.
     pub(crate) fn set_input(&self, block: Option<u64>, bytes: u64, routing: Routing) {
-        let mut flags = u32::from(routing.job) << 16;
-        if routing.timed {
-            flags |= TIMED;
-        }
-        if routing.output_has_table {
-            flags |= OUTPUT_HAS_TABLE;
-        }
+        let mut flags = u32::from(routing.job) << 16 | (routing.priority as u32) << PRIORITY_SHIFT;
+        let wanted = [
+            (routing.of_map, OF_MAP),
+            (routing.output_has_table, OUTPUT_HAS_TABLE),
+            (routing.has_options, HAS_OPTIONS),
+            (routing.mailed, MAILED),
+        ];
+        wanted.iter().filter(|(wanted, _)| *wanted).for_each(|(_, flag)| flags |= flag);
         if let Some(offset) = block {
             flags |= INPUT_IN_BLOCK;
             // SAFETY: R1: the slot is free and ours; the inline bytes are 8-aligned.
@@ -158,8 +175,48 @@ impl Slot {
         (self.job_and_flags.load(Relaxed) >> 16) as usize
     }
 
-    pub(crate) fn is_timed(&self) -> bool {
-        self.job_and_flags.load(Relaxed) & TIMED != 0
+    fn has(&self, flag: u32) -> bool {
+        self.job_and_flags.load(Relaxed) & flag != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_of_map(&self) -> bool {
+        self.has(OF_MAP)
+    }
+
+    #[inline]
+    pub(crate) fn has_options(&self) -> bool {
+        self.has(HAS_OPTIONS)
+    }
+
+    pub(crate) fn is_mailed(&self) -> bool {
+        self.has(MAILED)
+    }
+
+    /// Which ring it waits in.
+    #[inline]
+    pub(crate) fn priority(&self) -> usize {
+        (self.job_and_flags.load(Relaxed) >> PRIORITY_SHIFT & 3) as usize
+    }
+
+    /// Has the worker stop before its next step, until it is [pardoned](Self::pardon) or dead.
+    pub(crate) fn condemn(&self) {
+        self.job_and_flags.fetch_or(CONDEMNED, SeqCst);
+    }
+
+    pub(crate) fn pardon(&self) {
+        self.job_and_flags.fetch_and(!CONDEMNED, SeqCst);
+    }
+
+    #[inline]
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.has(CONDEMNED)
+    }
+
+    /// Whether the next call is not to start as a matter of course: one of the two flags is set.
+    #[inline]
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.has(CANCELLED | CONDEMNED)
     }
 
     /// Asks whoever runs the batch, or will, to leave it at the calls that have started.
@@ -169,7 +226,7 @@ impl Slot {
 
     #[inline]
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.job_and_flags.load(Relaxed) & CANCELLED != 0
+        self.has(CANCELLED)
     }
 
     /// Whether calls have no outcome that somebody wants.
@@ -179,7 +236,7 @@ impl Slot {
     }
 
     pub(crate) fn output_has_table(&self) -> bool {
-        self.job_and_flags.load(Relaxed) & OUTPUT_HAS_TABLE != 0
+        self.has(OUTPUT_HAS_TABLE)
     }
 
     /// The block of the output, if it is in one.

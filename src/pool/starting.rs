@@ -5,7 +5,7 @@
 //! which cannot be watched, is ended and settled like any other worker.
 
 use super::inner::Inner;
-use super::settle::{Dead, end_orphan, settle};
+use super::settle::{Dead, Pausing, end_orphan, settle};
 use super::startup::Prepared;
 use super::watch::{Place, Watch, Worker};
 use super::worker::{self, WorkerSpec};
@@ -90,7 +90,15 @@ impl Watch {
             };
             let entered = match forked {
                 Ok(Forked::Pid(pid)) => match sys::process::open_pidfd(pid) {
-                    Ok(pidfd) => Ok(Worker { pool, id: reserved.id, place, pid, pidfd }),
+                    Ok(pidfd) => Ok(Worker {
+                        pool,
+                        id: reserved.id,
+                        place,
+                        pid,
+                        pidfd,
+                        seen: None,
+                        condemned: None,
+                    }),
                     Err(error) => {
                         strays.push((pool, reserved, Some(pid)));
                         Err(Error::os("watch a worker process", error))
@@ -141,7 +149,10 @@ impl Watch {
         let pid = end_orphan(self.arena, reserved.id);
         let exit = WorkerExit::Signal(9);
         if let Some(watched) = self.pool(pool) {
-            settle(&watched.inner, Dead { id: reserved.id, pid, exit, closing: false });
+            let dead = Dead { id: reserved.id, pid, exit, closing: false, condemned: None };
+            if let Some(Pausing { place, .. }) = settle(&watched.inner, dead) {
+                watched.inner.queue_again(place);
+            }
         }
     }
 }

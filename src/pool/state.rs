@@ -10,6 +10,7 @@
 //! ```text
 //! FREE -> READY -> CLAIMED(worker) -> DONE -> TAKEN -> FREE of the next generation
 //!           |          '-> READY (settlement: the worker died, calls are left)
+//!           |          '-> CONDEMNED -> TAKEN (its time is up; the worker is being killed)
 //!           '-> TAKEN (cancelled before a worker came)
 //! ```
 //!
@@ -24,6 +25,9 @@
 //!
 //! R6. WATCHED is set while READY or CLAIMED by who wants somebody told through the supervisor. Whoever
 //!     makes it DONE rings the supervisor if the old word had the flag.
+//!
+//! R7. CONDEMNED: the task has ended, as its handle sees it (`results.rs` keeps the error), but its worker may
+//!     still write the output side. The slot becomes TAKEN when that is dead.
 //!
 //! # Orderings
 //! SYNC(slot-ready): Release store in `publish` and `give_back`, Acquire swap in `claim`; the input.
@@ -49,6 +53,7 @@ pub(crate) enum Phase {
     Claimed = 2,
     Done = 3,
     Taken = 4,
+    Condemned = 5,
 }
 
 /// A decoded state word.
@@ -69,6 +74,7 @@ impl State {
             2 => Phase::Claimed,
             3 => Phase::Done,
             4 => Phase::Taken,
+            5 => Phase::Condemned,
             _ => Phase::Free,
         };
         Self {
@@ -235,6 +241,32 @@ impl StateWord {
                 Err(now) => raw = now,
             }
         }
+    }
+
+    /// CLAIMED -> CONDEMNED for the task of `generation` (R7), by the supervisor, which has seen to it that
+    /// the claimer does not finish it.
+    #[cfg(not(loom))]
+    pub(crate) fn end_early(&self, generation: u32) -> Option<Finished> {
+        let mut raw = self.word.load(Relaxed);
+        loop {
+            let state = State::from_raw(raw);
+            if state.generation != generation || state.phase != Phase::Claimed {
+                return None;
+            }
+            let State { waited_for, watched, .. } = state;
+            let condemned = State { phase: Phase::Condemned, ..state };
+            match self.word.compare_exchange(raw, condemned.to_raw(), AcqRel, Relaxed) {
+                Ok(_) => return Some(Finished { waited_for, watched }),
+                Err(now) => raw = now,
+            }
+        }
+    }
+
+    /// CONDEMNED -> TAKEN, by the settler of the claimer.
+    #[cfg(not(loom))]
+    pub(crate) fn take_condemned(&self) {
+        let state = State::from_raw(self.word.load(Relaxed));
+        self.word.store(State::new(state.generation, Phase::Taken).to_raw(), Relaxed);
     }
 
     /// TAKEN (or FREE: a slot that was filled in vain) -> FREE of the next generation.

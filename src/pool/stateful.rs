@@ -28,7 +28,7 @@ impl Pool {
         I: IntoIterator<Item = A>,
     {
         let code = trampolines::code_with_state_of::<F, S, A, R>(&function)?;
-        collect(&self.inner, &Job { code, context: None }, inputs.into_iter())
+        collect(&self.inner, &Job::new(code), inputs.into_iter())
     }
 
     /// As [`map_state`](Self::map_state), with one outcome per call; see [`map_each`](Self::map_each).
@@ -48,7 +48,7 @@ impl Pool {
         I: IntoIterator<Item = A>,
     {
         let code = trampolines::code_with_state_of::<F, S, A, R>(&function)?;
-        collect_each(&self.inner, &Job { code, context: None }, inputs.into_iter())
+        collect_each(&self.inner, &Job::new(code), inputs.into_iter())
     }
 
     /// Queues one call on the state of the worker that it comes to; see [`submit`](Self::submit).
@@ -63,7 +63,6 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
     {
         let code = trampolines::code_with_state_of::<F, S, A, R>(&function)?;
-        submit::submit(&self.inner, &Job { code, context: None }, argument, None)
-            .map_err(without_argument)
+        submit::submit(&self.inner, &Job::new(code), argument, None).map_err(without_argument)
     }
 }

@@ -26,6 +26,12 @@ pub struct Stats {
     pub workers_started: u64,
     /// Worker processes that died while the pool was open.
     pub workers_lost: u64,
+    /// Worker processes that were killed because of a task's time limit, or because it was aborted.
+    pub workers_killed: u64,
+    /// Worker processes that left because the pool became smaller.
+    pub workers_retired: u64,
+    /// How often a task was begun again because its worker had died.
+    pub retries: u64,
     /// Worker processes that left because of the pool's [`Recycle`](crate::Recycle) policy.
     pub workers_recycled: u64,
     /// Bytes that the arena of this process tree can hold.
@@ -44,6 +50,9 @@ impl Stats {
             tasks_failed: tally.failed,
             workers_started: counters.workers_started.load(Relaxed),
             workers_lost: counters.workers_lost.load(Relaxed),
+            workers_killed: counters.workers_killed.load(Relaxed),
+            workers_retired: counters.workers_retired.load(Relaxed),
+            retries: counters.retries.load(Relaxed),
             workers_recycled: counters.workers_recycled.load(Relaxed),
             arena_capacity_bytes: usage.capacity_bytes,
             arena_used_bytes: usage.used_bytes,

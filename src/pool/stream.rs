@@ -40,7 +40,7 @@ where
     R: Serialize + DeserializeOwned + 'static,
     I: Iterator<Item = A>,
 {
-    fn start(pool: &Pool, job: &Job, inputs: I, ordered: bool) -> Result<Self, Error> {
+    pub(super) fn start(pool: &Pool, job: &Job, inputs: I, ordered: bool) -> Result<Self, Error> {
         let terms = Terms {
             batch: None,
             window: WINDOW_CALLS,
@@ -143,7 +143,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job::new(trampolines::code_of::<F, A, R>(&function)?);
         Imap::start(self, &job, inputs.into_iter(), true)
     }
 
@@ -164,7 +164,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let job = Job { code: trampolines::code_of::<F, A, R>(&function)?, context: None };
+        let job = Job::new(trampolines::code_of::<F, A, R>(&function)?);
         Imap::start(self, &job, inputs.into_iter(), false)
     }
 
@@ -181,7 +181,7 @@ impl Pool {
         A: Serialize + DeserializeOwned + 'static,
         I: IntoIterator<Item = A>,
     {
-        let job = Job { code: trampolines::code_of::<F, A, ()>(&function)?, context: None };
+        let job = Job::new(trampolines::code_of::<F, A, ()>(&function)?);
         let mut failure = None;
         map::run::<A, ()>(&self.inner, &job, inputs.into_iter(), |outcome| match outcome {
             Ok(()) => ControlFlow::Continue(()),
@@ -224,7 +224,7 @@ impl Pool {
         let code = trampolines::code_of_fold::<F, G, A, R>(&function, &fold)?;
         let chunks = Chunks { inputs: inputs.into_iter().fuse(), workers: self.workers(), last: 0 };
         let (mut folded, mut failure) = (None, None);
-        let job = Job { code, context: None };
+        let job = Job::new(code);
         map::run::<Vec<A>, R>(&self.inner, &job, chunks, |outcome| match outcome {
             Ok(next) => {
                 folded = Some(match folded.take() {

@@ -3,6 +3,7 @@
 
 use super::context::Context;
 use super::inner::{Inner, Place};
+use super::options::TaskOptions;
 use super::slot::{INLINE_INPUT_BYTES, Routing};
 use super::task::carry_input;
 use crate::codec::{ArenaWriter, EncodeError, encode};
@@ -20,14 +21,46 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// What a submitted task runs.
+/// What a task runs, and how.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) code: CodeOffset,
     pub(crate) context: Option<Arc<Context>>,
+    pub(crate) options: TaskOptions,
 }
 
 impl Job {
+    pub(crate) fn new(code: CodeOffset) -> Self {
+        Self { code, context: None, options: TaskOptions::default() }
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// They make no sense.
+    pub(crate) fn with(self, options: TaskOptions) -> Result<Self, Error> {
+        options.validate()?;
+        Ok(Self { options, ..self })
+    }
+
+    /// Adds to a slot's routing what the options ask for, and keeps the rest.
+    #[inline]
+    pub(super) fn route(&self, inner: &Inner, index: u32, routing: Routing) -> Routing {
+        let has_options = self.options.concern_supervisor();
+        if has_options {
+            inner.enter_options(index, self.options);
+        }
+        Routing { has_options, priority: self.options.priority_index(), ..routing }
+    }
+
+    /// Has limits enforced, once a task was sent.
+    #[inline]
+    pub(super) fn watch_limits(&self, inner: &Inner) {
+        if self.options.or(&inner.special.defaults).limit().is_some() {
+            inner.watch_limits();
+        }
+    }
+
     pub(crate) fn context_word(&self) -> u32 {
         self.context.as_ref().map_or(0, |context| context.to_raw())
     }
@@ -52,14 +85,15 @@ where
     let Some(slot) = inner.take_slot(true) else {
         return Err(TrySubmitError::Full(argument));
     };
-    let mut filled = fill(inner, job, slot.place, &argument);
+    let mut filled = fill(inner, job, slot.place.index, &argument, Routing::default());
     if filled.as_ref().is_err_and(Error::is_arena_full) && inner.harvest(usize::MAX / 2) > 0 {
-        filled = fill(inner, job, slot.place, &argument);
+        filled = fill(inner, job, slot.place.index, &argument, Routing::default());
     }
     if let Err(error) = filled {
         return Err(TrySubmitError::Failed(argument, error));
     }
     let place = slot.send();
+    job.watch_limits(inner);
     // A close or a break that came while the slot was filled may have missed it.
     if inner.check_open().is_err() {
         inner.end_task(place.index);
@@ -109,13 +143,14 @@ where
 }
 
 /// Writes everything that a worker needs into a free slot.
-fn fill<A: Serialize + 'static>(
+pub(super) fn fill<A: Serialize + 'static>(
     inner: &Inner,
     job: &Job,
-    place: Place,
+    index: u32,
     argument: &A,
+    routing: Routing,
 ) -> Result<(), Error> {
-    let slot = inner.slot(place.index);
+    let slot = inner.slot(index);
     let start = NonNull::new(slot.inline_input()).unwrap_or(NonNull::dangling());
     // SAFETY: slot rule R1: the slot is free and this thread took it from the list.
     let mut writer =
@@ -135,7 +170,7 @@ fn fill<A: Serialize + 'static>(
     slot.table_calls.store(0, Relaxed);
     slot.calls.store(1, Relaxed);
     let (block, bytes) = writer.finish();
-    let routing = Routing { job: 0, timed: false, output_has_table: false };
+    let routing = job.route(inner, index, routing);
     slot.set_input(block.map(|block| block.offset), bytes as u64, routing);
     Ok(())
 }
@@ -174,6 +209,27 @@ impl<R> TaskHandle<R> {
     /// [`TaskError::is_cancelled`]. A task that has started goes on.
     pub fn cancel(&self) -> bool {
         !is_forked_copy() && self.inner.cancel(self.place)
+    }
+
+    /// Ends the task, whether it has started or not: if it runs, its worker is killed, and its outcome is
+    /// [`TaskError::is_aborted`]; if it does not, it is [cancelled](Self::cancel). `false` if it has ended.
+    ///
+    /// # Blocking
+    /// Until that is decided: some microseconds, unless the supervisor has much else to do.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = procpool::Pool::builder().workers(1).build()?;
+    /// let task = pool.submit(|_: u8| loop { std::thread::yield_now() }, 0)?;
+    /// # let task: procpool::TaskHandle<u8> = task;
+    /// assert!(task.abort());
+    /// let error = task.join().unwrap_err();
+    /// assert!(error.is_aborted() || error.is_cancelled());
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    #[doc(alias = "terminate")]
+    pub fn abort(&self) -> bool {
+        !is_forked_copy() && (self.inner.cancel(self.place) || self.inner.abort(self.place))
     }
 
     /// Has the task cancelled, if it has not started, when the handle is dropped.
@@ -273,7 +329,7 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
         let Place { index, generation } = self.place;
         if !self.inner.slot(index).state.try_take(generation) {
             // R2 of `results.rs`: a submitting thread has harvested it.
-            let harvested = self.inner.take_aside(self.place);
+            let harvested = self.inner.take_aside(self.place, self.context.take());
             return harvested.unwrap_or_else(|| {
                 Err(TaskError::codec(Step::DecodeResult, "its outcome was not kept".into()))
             });

@@ -3,7 +3,7 @@
 //! It starts with the first pool and ends, with the guardian, when the last one has gone. What it
 //! does is in `watch.rs`; here are the requests that other threads make of it.
 
-use super::inner::Inner;
+use super::inner::{Inner, Place, lock};
 use super::watch::Watch;
 use crate::error::Error;
 use crate::shm::Arena;
@@ -25,7 +25,8 @@ pub(crate) struct Supervisor {
 /// Where requests wait, and the event counter that the supervisor polls.
 #[derive(Debug)]
 pub(super) struct Mailbox {
-    requests: Mutex<Vec<Request>>,
+    /// None once nobody will serve them.
+    requests: Mutex<Option<Vec<Request>>>,
     pub(super) bell: OwnedFd,
 }
 
@@ -35,9 +36,24 @@ impl Mailbox {
         sys::fd::signal_event(&self.bell);
     }
 
+    fn ask(&self, request: Request) {
+        match &mut *lock(&self.requests) {
+            Some(requests) => requests.push(request),
+            // Whoever waits for the answer sees that there will be none.
+            None => return,
+        }
+        self.ring();
+    }
+
+    /// Refuses requests from now on, and drops those that nobody has served.
+    pub(super) fn shut(&self) {
+        let unserved = lock(&self.requests).take();
+        drop(unserved);
+    }
+
     /// The requests since the last call.
     pub(super) fn take(&self) -> Vec<Request> {
-        std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner))
+        lock(&self.requests).as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -55,7 +71,32 @@ pub(super) enum Request {
         grace: Duration,
         done: mpsc::Sender<Result<(), Error>>,
     },
+    /// End a task, queued or running; whether that came in time.
+    Abort {
+        pool: u64,
+        place: Place,
+        done: mpsc::Sender<bool>,
+    },
+    /// Change the number of a pool's workers.
+    Resize {
+        pool: u64,
+        workers: usize,
+        done: mpsc::Sender<Result<(), Error>>,
+    },
     Quit,
+}
+
+impl Inner {
+    /// Ends a task that runs; `false` if it has ended.
+    pub(super) fn abort(&self, place: Place) -> bool {
+        let Some(mailbox) = self.mailbox.get().filter(|_| !self.has_ended(place)) else {
+            return false;
+        };
+        let (done, answer) = mpsc::channel();
+        mailbox.ask(Request::Abort { pool: self.id, place, done });
+        // If nobody answers, the pool has gone, and the task has ended with it.
+        answer.recv().unwrap_or(false)
+    }
 }
 
 static RUNNING: Mutex<Weak<Supervisor>> = Mutex::new(Weak::new());
@@ -68,7 +109,7 @@ impl Supervisor {
             return Ok(supervisor);
         }
         let bell = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
-        let mailbox = Arc::new(Mailbox { requests: Mutex::default(), bell });
+        let mailbox = Arc::new(Mailbox { requests: Mutex::new(Some(Vec::new())), bell });
         let thread = std::thread::Builder::new().name("procpool-supervisor".into());
         let theirs = mailbox.clone();
         let thread = thread
@@ -79,9 +120,8 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    fn ask(&self, request: Request) {
-        self.mailbox.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-        self.mailbox.ring();
+    pub(super) fn ask(&self, request: Request) {
+        self.mailbox.ask(request);
     }
 
     fn wait_for(answer: &mpsc::Receiver<Result<(), Error>>) -> Result<(), Error> {

@@ -6,6 +6,8 @@
 //!     call only: a record is published, then progress moves on.
 //! R3. What was written of a result before its failure is cut off.
 //! R4. A worker that may run only so many more calls stops there; the rest is another's.
+//! R5. A worker that the slot says is condemned goes no further. It looks there after the progress of one
+//!     call and before the next step; the supervisor's barrier orders the two (`deadlines.rs`).
 #![allow(unsafe_code)] // Makes zero-sized functions; reads and writes the claimed slot.
 
 use super::area::Area;
@@ -22,6 +24,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::time::Duration;
+
+/// How often a worker that waits for its verdict looks: it comes within microseconds, and rarely.
+const VERDICT_LOOK: Duration = Duration::from_micros(200);
 
 /// A claimed slot and what a worker needs to run it.
 #[derive(Debug)]
@@ -154,9 +160,12 @@ where
     #[inline]
     fn run_calls(&mut self, function: &mut impl FnMut(A) -> R) {
         while self.next < self.stop {
-            if self.slot.is_cancelled() {
-                self.stop = self.next;
-                return;
+            if self.slot.is_held_up() {
+                self.await_verdict();
+                if self.slot.is_cancelled() {
+                    self.stop = self.next;
+                    return;
+                }
             }
             let next = self.next;
             self.slot.progress.store(next as u64 * 2 + 1, Relaxed);
@@ -240,6 +249,17 @@ where
         self.next += 1;
         // SYNC(call-done): pairs with the Acquire in `settle`; carries the result.
         self.slot.progress.store(self.next as u64 * 2, Release);
+        // Before the look at the flags that comes next: R5.
+        compiler_fence(SeqCst);
+    }
+
+    /// Waits until the supervisor has decided whether the call that has just ended was in time; if it was
+    /// not, this process is killed here (R5).
+    #[cold]
+    fn await_verdict(&self) {
+        while self.slot.is_condemned() {
+            std::thread::sleep(VERDICT_LOOK);
+        }
     }
 
     /// The running call has failed (R2, R3).
@@ -268,6 +288,7 @@ where
 
     /// Hands the blocks over (slot rule R4).
     fn close(self) {
+        self.await_verdict();
         let arena = self.area.arena;
         if let Some(block) = self.slot.output_block() {
             arena.set_owner(block, self.user);
@@ -279,6 +300,8 @@ where
         }
         let ran = (self.next - self.first) as u64;
         self.calls_left.set(self.calls_left.get().saturating_sub(ran));
+        let ledger = &arena.participant(self.me).ledger;
+        ledger.calls.store(ledger.calls.load(Relaxed) + ran, Relaxed);
         fault::point("worker.blocks-handed-over");
     }
 }

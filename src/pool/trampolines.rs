@@ -11,11 +11,52 @@ use crate::error::{Error, Step};
 use crate::prim::{Relaxed, SeqCst, compiler_fence};
 use crate::process::identity::CodeOffset;
 use serde::{Serialize, de::DeserializeOwned};
+use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 /// What a slot's code offset leads to.
-pub(crate) type Trampoline = fn(&mut Invocation<'_>);
+pub(crate) type Trampoline = fn(Request<'_, '_>);
+
+/// What is wanted of a trampoline.
+#[derive(Debug)]
+pub(crate) enum Request<'a, 'b> {
+    /// Run the batch.
+    Run(&'a mut Invocation<'b>),
+    /// Say what the user's function is called.
+    Name(&'a mut &'static str),
+}
+
+impl<'a, 'b> Request<'a, 'b> {
+    /// The batch to run with a function of type `F`, if that is what is wanted.
+    #[inline]
+    fn to_run<F>(self) -> Option<&'a mut Invocation<'b>> {
+        match self {
+            Self::Run(invocation) => Some(invocation),
+            Self::Name(name) => {
+                *name = type_name::<F>();
+                None
+            }
+        }
+    }
+}
+
+/// The trampoline at `code`, which was made by one of the functions below.
+pub(crate) fn resolve(code: CodeOffset) -> Option<Trampoline> {
+    let address = code.resolve()?;
+    // SAFETY: the offset was made from a `Trampoline` of this same program (the guardian compared
+    // identities), and it lies in its code.
+    Some(unsafe { std::mem::transmute::<usize, Trampoline>(address) })
+}
+
+/// What the user's function at `code` is called: its type's name.
+pub(crate) fn name_of(code: CodeOffset) -> &'static str {
+    let mut name = "";
+    if let Some(trampoline) = resolve(code) {
+        trampoline(Request::Name(&mut name));
+    }
+    name
+}
 
 /// Makes a function that captures nothing.
 ///
@@ -72,13 +113,14 @@ where
     CodeOffset::of(run_with_state::<F, S, A, R> as Trampoline as usize)
 }
 
-fn run_with_state<F, S, A, R>(invocation: &mut Invocation<'_>)
+fn run_with_state<F, S, A, R>(request: Request<'_, '_>)
 where
     F: Fn(&mut S, A) -> R + Copy + 'static,
     S: 'static,
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
+    let Some(invocation) = request.to_run::<F>() else { return };
     // SAFETY: `code_with_state_of` had a value of F when it named this function.
     let function: F = unsafe { conjure() };
     let batch = Batch::<A, R>::open(invocation);
@@ -101,13 +143,14 @@ where
     CodeOffset::of(run_fold::<F, G, A, R> as Trampoline as usize)
 }
 
-fn run_fold<F, G, A, R>(invocation: &mut Invocation<'_>)
+fn run_fold<F, G, A, R>(request: Request<'_, '_>)
 where
     F: Fn(A) -> R + Copy + 'static,
     G: Fn(R, R) -> R + Copy + 'static,
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
+    let Some(invocation) = request.to_run::<F>() else { return };
     // SAFETY: `code_of_fold` had values of F and G when it named this function.
     let (function, fold): (F, G) = unsafe { (conjure(), conjure()) };
     Batch::<Vec<A>, R>::open(invocation).run(|chunk| {
@@ -116,24 +159,26 @@ where
     });
 }
 
-fn run<F, A, R>(invocation: &mut Invocation<'_>)
+fn run<F, A, R>(request: Request<'_, '_>)
 where
     F: Fn(A) -> R + Copy + 'static,
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
+    let Some(invocation) = request.to_run::<F>() else { return };
     // SAFETY: `code_of` had a value of F when it named this function.
     let function: F = unsafe { conjure() };
     Batch::<A, R>::open(invocation).run(function);
 }
 
-fn run_with_context<F, C, A, R>(invocation: &mut Invocation<'_>)
+fn run_with_context<F, C, A, R>(request: Request<'_, '_>)
 where
     F: Fn(&C, A) -> R + Copy + 'static,
     C: DeserializeOwned + 'static,
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
+    let Some(invocation) = request.to_run::<F>() else { return };
     // SAFETY: `code_with_context_of` had a value of F when it named this function.
     let function: F = unsafe { conjure() };
     let slot = invocation.slot;

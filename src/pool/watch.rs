@@ -15,13 +15,14 @@
 //! A pool whose workers cannot be forked [`FORKS_MAX`] times in a row, or die too often (`restarts.rs`),
 //! is broken: its tasks fail and say so.
 
-use super::inner::Inner;
-use super::restarts::Restarts;
+use super::deadlines::{Condemned, Seen};
+use super::inner::{Inner, Place as TaskPlace};
+use super::restarts::{Had, Restarts};
 use super::seat;
-use super::settle::{Dead, had, settle};
+use super::settle::{Dead, Pausing, had, settle};
 use super::startup::note_of;
 use super::supervisor::{Mailbox, Request};
-use super::worker::LEAVING;
+use super::worker::{LEAVING, RETIRING};
 use crate::error::{Error, WorkerExit};
 use crate::prim::Relaxed;
 use crate::process::Guardian;
@@ -46,6 +47,10 @@ pub(super) struct Worker {
     pub(super) place: Place,
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
+    /// What it was seen doing, while there are limits to enforce.
+    pub(super) seen: Option<Seen>,
+    /// Why this thread has killed it.
+    pub(super) condemned: Option<Condemned>,
 }
 
 /// A seat of a pool, and a turn there.
@@ -86,6 +91,12 @@ pub(super) struct Watch {
     /// Attempts in a row to start a guardian or to have a worker forked that failed.
     failed_forks: u32,
     retry_at: Option<Instant>,
+    /// When to look at running calls again (`deadlines.rs`).
+    pub(super) look_at: Option<Instant>,
+    /// When to look again who is idle (`size.rs`).
+    pub(super) shrink_at: Option<Instant>,
+    /// Batches to be queued again: when, and which pool's.
+    pausing: Vec<(Instant, u64, TaskPlace)>,
     quit: bool,
 }
 
@@ -99,6 +110,9 @@ impl Watch {
             workers: Vec::new(),
             failed_forks: 0,
             retry_at: None,
+            look_at: None,
+            shrink_at: None,
+            pausing: Vec::new(),
             quit: false,
         }
     }
@@ -118,9 +132,13 @@ impl Watch {
                 self.fill_up();
             }
             self.serve_requests();
+            self.queue_retries();
+            self.enforce_limits();
+            self.follow_demand();
             self.end_leaving();
             self.pools.iter().for_each(|pool| pool.inner.wake_watchers());
         }
+        self.mailbox.shut();
         if let Some(guardian) = self.guardian.take() {
             guardian.end();
         }
@@ -134,8 +152,10 @@ impl Watch {
         let leaving = self.pools.iter().filter_map(|pool| pool.leaving.as_ref());
         let now = Instant::now();
         let paused = self.pools.iter().filter_map(|pool| pool.restarts.paused_until(now));
-        let deadline =
-            leaving.map(|leaving| leaving.killed_at).chain(self.retry_at).chain(paused).min();
+        let pausing = self.pausing.iter().map(|(at, ..)| *at);
+        let own =
+            self.retry_at.into_iter().chain(self.look_at).chain(self.shrink_at).chain(pausing);
+        let deadline = leaving.map(|leaving| leaving.killed_at).chain(paused).chain(own).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| vec![false; fds.len()]);
         sys::fd::clear_event(&self.mailbox.bell);
@@ -170,7 +190,7 @@ impl Watch {
     }
 
     /// Starts what is missing; if that fails, again a little later, and in the end not at all.
-    fn fill_up(&mut self) {
+    pub(super) fn fill_up(&mut self) {
         self.retry_at = None;
         match self.try_fill_up() {
             Ok(()) => self.failed_forks = 0,
@@ -183,7 +203,7 @@ impl Watch {
         }
     }
 
-    fn try_fill_up(&mut self) -> Result<(), Error> {
+    pub(super) fn try_fill_up(&mut self) -> Result<(), Error> {
         let missing = self.missing();
         if missing.is_empty() {
             return Ok(());
@@ -211,8 +231,8 @@ impl Watch {
         let replaced =
             |pool: &&Watched| pool.is_staying() && pool.restarts.paused_until(now).is_none();
         for pool in self.pools.iter().filter(replaced) {
-            let Inner { id, workers, ref area, ref recycle, .. } = *pool.inner;
-            for number in 0..workers {
+            let Inner { id, ref area, ref recycle, .. } = *pool.inner;
+            for number in 0..pool.inner.workers() {
                 let mut turn = area.seat(number).turn();
                 let is_leaving = there.get(&(id, Place { number, turn })) == Some(&true);
                 for _ in 0..if is_leaving { recycle.successors() + 1 } else { 1 } {
@@ -279,6 +299,7 @@ impl Watch {
             self.forking_failed(&error);
         }
         self.give_up_broken();
+        self.end_unclaimed_mail();
     }
 
     /// Has the successor of a dead worker begin, if there may be one.
@@ -288,28 +309,48 @@ impl Watch {
         let Some(watched) = self.pool(pool) else { return };
         watched.inner.area.seat(number).end(turn);
         if watched.leaving.is_none() {
-            watched.restarts.died(Instant::now(), had(arena, id));
+            let had = if worker.condemned.is_some() { Had::EndedTasks } else { had(arena, id) };
+            watched.restarts.died(Instant::now(), had);
+        }
+    }
+
+    /// Queues what has waited for its retry.
+    fn queue_retries(&mut self) {
+        let now = Instant::now();
+        let due = self.pausing.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>();
+        for (_, pool, place) in due {
+            if let Some(watched) = self.pool(pool) {
+                watched.inner.queue_again(place);
+            }
         }
     }
 
     fn settle_worker(&mut self, worker: &Worker, exit: WorkerExit) {
         let now = Instant::now();
-        let left = self.leaving(worker) == LEAVING;
+        let left = self.leaving(worker);
         let Some(watched) = self.pool(worker.pool) else { return };
         let closing = watched.is_to_be_killed(now);
-        let dead = Dead { id: worker.id, pid: worker.pid, exit, closing };
+        let condemned = worker.condemned.as_ref();
+        let dead = Dead { id: worker.id, pid: worker.pid, exit, closing, condemned };
         let counted = watched.leaving.is_none();
         if counted {
             // Before the outcome can be seen.
             let counters = &watched.inner.counters;
-            let lost = if left { &counters.workers_recycled } else { &counters.workers_lost };
-            lost.fetch_add(1, Relaxed);
+            let counter = match (left, condemned) {
+                (LEAVING, _) => &counters.workers_recycled,
+                (RETIRING, _) => &counters.workers_retired,
+                (_, Some(_)) => &counters.workers_killed,
+                (_, None) => &counters.workers_lost,
+            };
+            counter.fetch_add(1, Relaxed);
         }
-        if counted {
+        if counted && condemned.is_none() {
             let arena = watched.inner.area.arena;
             watched.restarts.note(had(arena, worker.id), exit, note_of(arena, worker.id));
         }
-        settle(&watched.inner, dead);
+        if let Some(Pausing { place, pause }) = settle(&watched.inner, dead) {
+            self.pausing.push((now + pause, worker.pool, place));
+        }
     }
 
     fn give_up_broken(&mut self) {
@@ -345,6 +386,12 @@ impl Watch {
                     let _ = done.send(self.add(inner));
                 }
                 Request::Remove { id, grace, done } => self.remove(id, grace, done),
+                Request::Abort { pool, place, done } => {
+                    let _ = done.send(self.abort(pool, place));
+                }
+                Request::Resize { pool, workers, done } => {
+                    let _ = done.send(self.resize(pool, workers));
+                }
                 Request::Quit => self.quit = true,
             }
         }
@@ -355,7 +402,7 @@ impl Watch {
         match self.pool(id) {
             Some(watched) => {
                 watched.leaving = Some(Leaving { killed_at, done });
-                watched.inner.area.stop(watched.inner.workers);
+                watched.inner.area.stop(watched.inner.seats_ever.load(Relaxed) as usize);
             }
             None => {
                 let _ = done.send(Ok(()));

@@ -23,7 +23,8 @@ impl Inner {
     #[inline]
     pub(super) fn has_ended(&self, place: Place) -> bool {
         let state = self.slot(place.index).state.load();
-        state.generation != place.generation || matches!(state.phase, Phase::Done | Phase::Taken)
+        state.generation != place.generation
+            || !matches!(state.phase, Phase::Ready | Phase::Claimed)
     }
 
     /// Has `waker` woken when a task ends; `false` if it has ended already.
@@ -44,7 +45,7 @@ impl Inner {
             return false;
         }
         // Its cell is of no use to anybody. A worker that has claimed it finds the slot not READY.
-        self.area.ring.withdraw(place.index);
+        self.area.withdraw(place.index);
         self.note_lost(place.index, 0, TaskError::cancelled());
         self.finish(slot);
         true

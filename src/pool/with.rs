@@ -36,7 +36,7 @@ impl<C: Serialize + DeserializeOwned + 'static> With<'_, C> {
         R: Serialize + DeserializeOwned + 'static,
     {
         let code = trampolines::code_with_context_of::<F, C, A, R>(function)?;
-        Ok(Job { code, context: Some(self.context.clone()?) })
+        Ok(Job { context: Some(self.context.clone()?), ..Job::new(code) })
     }
 
     /// Runs `function` on the context and every input; see [`Pool::map`].

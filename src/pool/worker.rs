@@ -15,24 +15,26 @@
 //!
 //! # If a process dies
 //! After each step `settle.rs` finds in the ledger what was held; the fault points below mark them.
-#![allow(unsafe_code)] // Calls a function by its checked address.
 
-use super::area::{Area, AreaAddress};
+use super::area::{Area, AreaAddress, RINGS};
 use super::context::ContextCache;
 use super::failure;
 use super::recycle::{Life, Recycle};
 use super::seat::Seat;
+use super::slot::Slot;
 use super::startup::{self, StartupSpec, WorkerState};
 use super::task::Invocation;
-use super::trampolines::Trampoline;
+use super::trampolines::{self, Request};
 use crate::prim::{Relaxed, SeqCst, compiler_fence};
 use crate::process::bell;
 use crate::process::identity::CodeOffset;
+use crate::queue::ring::{Claim, Ring};
 use crate::shm::participants::Reserved;
 use crate::shm::{Arena, ParticipantId, fault};
 use crate::sync::search::search;
 use crate::sys;
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -59,6 +61,7 @@ pub(crate) fn main(argument: &[u8]) {
         sys::process::exit_now(1);
     };
     let name = spec.name.clone();
+    sys::membarrier::take_part();
     // Tasks run on a thread of the standard library's making: it has a name, a guard page and the
     // stack that the builder asks for, none of which the main thread of a constructor has.
     let thread = std::thread::Builder::new().name(name).stack_size(spec.stack_bytes);
@@ -86,6 +89,7 @@ fn attach_and_run(spec: &WorkerSpec) {
     let Ok(area) = Area::open(arena, spec.area) else { return };
     failure::note_panics();
     let WorkerSpec { user, search_ns, number, turn, ref recycle, ref startup, .. } = *spec;
+    super::inside::enter(area, me, number);
     let begun = startup.as_ref().map_or(Ok(WorkerState::default()), |startup| startup.begin(&area));
     let mut state = match begun {
         Ok(state) => state,
@@ -94,18 +98,58 @@ fn attach_and_run(spec: &WorkerSpec) {
             std::process::exit(1);
         }
     };
-    arena.participant(me).ledger.started.store(1, Relaxed);
+    let ledger = &arena.participant(me).ledger;
+    ledger.started.store(1, Relaxed);
+    ledger.since_ns.store(sys::clock::monotonic_ns(), Relaxed);
     let seat = area.seat(number);
     fault::point("worker.waiting-for-turn");
     if seat.wait_for(turn) {
         let (contexts, life) = (ContextCache::default(), Life::begin(recycle));
-        Worker { area, me, user, search_ns, contexts, seat, turn, life, state: &mut state }.run();
+        Worker {
+            area,
+            me,
+            user,
+            search_ns,
+            contexts,
+            seat,
+            turn,
+            life,
+            looks: Cell::new(1),
+            now_ns: Cell::new(0),
+            state: &mut state,
+        }
+        .run();
+    } else {
+        arena.participant(me).ledger.leaving.store(RETIRING, Relaxed);
     }
     if let Some(startup) = startup {
         startup.end(state);
     }
     // Leave as a program leaves: buffers flushed, exit handlers run.
     std::process::exit(0);
+}
+
+/// Of so many looks for a task, one begins with the lowest priority.
+const LOWEST_FIRST_EACH: u32 = 16;
+
+/// A cell of one of the rings, as the ledger says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CellPlace {
+    pub(super) position: u64,
+    pub(super) priority: usize,
+}
+
+impl CellPlace {
+    fn to_raw(self) -> u64 {
+        (self.position << 2 | self.priority as u64) + 1
+    }
+
+    /// The place that the ledger's word says; none if it is 0.
+    pub(super) fn from_raw(raw: u64) -> Option<Self> {
+        let raw = raw.checked_sub(1)?;
+        let place = Self { position: raw >> 2, priority: (raw & 3) as usize };
+        (place.priority < RINGS).then_some(place)
+    }
 }
 
 struct Worker<'a> {
@@ -118,27 +162,44 @@ struct Worker<'a> {
     turn: u32,
     life: Life,
     state: &'a mut WorkerState,
+    /// How often it has looked for a task.
+    looks: Cell<u32>,
+    /// The time, if hardly any has passed since it was read; else 0.
+    now_ns: Cell<u64>,
 }
 
 /// Values of `leaving` in the ledger.
 pub(super) const ENDING: u32 = 1;
 pub(super) const LEAVING: u32 = 2;
+pub(super) const RETIRING: u32 = 3;
 
 impl Worker<'_> {
     fn run(&mut self) {
         loop {
+            if self.seat.calls() {
+                if let Some(slot) = self.take_mail() {
+                    self.execute(slot);
+                    continue;
+                }
+                if self.seat.is_retired() {
+                    return self.leave(RETIRING);
+                }
+            }
             if self.life.is_ending() && self.is_to_leave() {
-                return self.leave();
+                return self.leave(LEAVING);
             }
             if let Some(slot) = self.claim() {
                 self.execute(slot);
-            } else if self.area.is_stopping() {
+                continue;
+            }
+            self.now_ns.set(0);
+            if self.area.is_stopping() {
                 return;
             } else if let Some(slot) = self.search() {
                 self.execute(slot);
             } else if self.life.is_over() {
                 // Nothing is to be done: a gap costs nobody anything.
-                return self.leave();
+                return self.leave(LEAVING);
             } else {
                 self.sleep();
                 if self.life.is_over() {
@@ -169,12 +230,30 @@ impl Worker<'_> {
     }
 
     /// Lets the successor run.
-    fn leave(&self) {
-        self.ledger().leaving.store(LEAVING, Relaxed);
+    fn leave(&self, why: u32) {
+        self.ledger().leaving.store(why, Relaxed);
         compiler_fence(SeqCst);
         fault::point("worker.leaving");
         self.seat.end(self.turn);
         fault::point("worker.left");
+    }
+
+    /// Claims the slot that was left at this worker's seat; none if nobody can.
+    #[cold]
+    fn take_mail(&self) -> Option<u32> {
+        let index = self.seat.mail()?;
+        let ledger = self.ledger();
+        ledger.slot.store(u64::from(index) + 1, Relaxed);
+        compiler_fence(SeqCst);
+        fault::point("worker.mail-written-down");
+        let slot = self.area.slots.get(index as usize);
+        let claimed = slot.is_some_and(|slot| slot.state.claim(self.me.to_raw() as u16));
+        fault::point("worker.mail-claimed");
+        self.seat.clear_mail(index);
+        if !claimed {
+            ledger.slot.store(0, Relaxed);
+        }
+        claimed.then_some(index)
     }
 
     /// Steps 1 and 2 of the protocol.
@@ -182,12 +261,7 @@ impl Worker<'_> {
         let ledger = self.ledger();
         let me = self.me.to_raw();
         loop {
-            let claim = self.area.ring.claim(me, |position| {
-                ledger.cell.store(position + 1, Relaxed);
-                // Written down before the claim, as this process's death sees it.
-                compiler_fence(SeqCst);
-                fault::point("worker.cell-written-down");
-            })?;
+            let (ring, claim) = self.claim_cell()?;
             fault::point("worker.cell-claimed");
             ledger.slot.store(u64::from(claim.value) + 1, Relaxed);
             compiler_fence(SeqCst);
@@ -195,7 +269,7 @@ impl Worker<'_> {
             let slot = self.area.slots.get(claim.value as usize);
             let claimed = slot.is_some_and(|slot| slot.state.claim(me as u16));
             fault::point("worker.slot-claimed");
-            self.area.ring.release(claim.position);
+            ring.release(claim.position);
             fault::point("worker.cell-released");
             ledger.cell.store(0, Relaxed);
             if claimed {
@@ -206,19 +280,34 @@ impl Worker<'_> {
         }
     }
 
+    /// Step 1 of the protocol, in the first ring that has a task.
+    #[inline]
+    fn claim_cell(&self) -> Option<(&Ring<'static>, Claim)> {
+        let looks = self.looks.get();
+        self.looks.set(looks.wrapping_add(1));
+        let ledger = self.ledger();
+        let rings = self.area.rings_to_look_at(looks % LOWEST_FIRST_EACH == 0);
+        rings.iter().find_map(|priority| {
+            let ring = &self.area.rings[*priority];
+            let claim = ring.claim(self.me.to_raw(), |position| {
+                ledger.cell.store(CellPlace { position, priority: *priority }.to_raw(), Relaxed);
+                // Written down before the claim, as this process's death sees it.
+                compiler_fence(SeqCst);
+                fault::point("worker.cell-written-down");
+            });
+            claim.map(|claim| (ring, claim))
+        })
+    }
+
     /// Steps 3 and 4 of the protocol.
     fn execute(&mut self, index: u32) {
         let slot = &self.area.slots[index as usize];
-        let timed = slot.is_timed();
-        let started_ns = if timed { sys::clock::monotonic_ns() } else { 0 };
+        let started_ns = self.begin(slot);
         let code = CodeOffset::from_raw(slot.code.load(Relaxed));
         // An offset outside the program's code cannot come from a live `submit`.
-        let Some(address) = code.resolve() else { std::process::abort() };
-        // SAFETY: the offset was made from a `Trampoline` of this same program (the guardian
-        // compared identities), and it lies in its code.
-        let trampoline = unsafe { std::mem::transmute::<usize, Trampoline>(address) };
+        let Some(trampoline) = trampolines::resolve(code) else { std::process::abort() };
         let (me, user) = (self.me, self.user);
-        trampoline(&mut Invocation {
+        trampoline(Request::Run(&mut Invocation {
             area: &self.area,
             slot,
             me,
@@ -226,12 +315,8 @@ impl Worker<'_> {
             contexts: &mut self.contexts,
             calls_left: &self.life.calls_left,
             state: self.state,
-        });
-        if timed {
-            let busy_ns = sys::clock::monotonic_ns().saturating_sub(started_ns);
-            // Another may have run calls of it before.
-            slot.busy_ns.store(slot.busy_ns.load(Relaxed) + busy_ns, Relaxed);
-        }
+        }));
+        self.ended(slot, started_ns);
         if self.life.is_spent() && slot.is_unfinished() {
             self.give_back(index);
             return;
@@ -247,6 +332,35 @@ impl Worker<'_> {
         ledger.slot.store(0, Relaxed);
         ledger.started.store(2, Relaxed);
         fault::point("worker.settled-own-ledger");
+    }
+
+    /// Notes that a batch begins, and how long it has waited; the time.
+    #[inline]
+    fn begin(&self, slot: &Slot) -> u64 {
+        // If nothing was looked for since the last task ended, that is when this one begins.
+        let now_ns = match self.now_ns.take() {
+            0 => sys::clock::monotonic_ns(),
+            now_ns => now_ns,
+        };
+        let queued_ns = slot.queued_ns.load(Relaxed);
+        if queued_ns != 0 && slot.waited_ns.load(Relaxed) == 0 {
+            slot.waited_ns.store(now_ns.saturating_sub(queued_ns).max(1), Relaxed);
+        }
+        self.ledger().since_ns.store(now_ns, Relaxed);
+        now_ns
+    }
+
+    /// Notes how long a batch has run, or the part of it that this worker ran.
+    #[inline]
+    fn ended(&self, slot: &Slot, started_ns: u64) {
+        let now_ns = sys::clock::monotonic_ns();
+        let busy_ns = now_ns.saturating_sub(started_ns).max(1);
+        // Another may have run calls of it before.
+        slot.busy_ns.store(slot.busy_ns.load(Relaxed) + busy_ns, Relaxed);
+        let ledger = self.ledger();
+        ledger.busy_ns.store(ledger.busy_ns.load(Relaxed) + busy_ns, Relaxed);
+        ledger.since_ns.store(now_ns, Relaxed);
+        self.now_ns.set(now_ns);
     }
 
     /// Has another worker run the rest of a batch.
@@ -272,7 +386,7 @@ impl Worker<'_> {
             return None;
         }
         fault::point("worker.searching");
-        search(self.search_ns, || self.area.ring.has_value());
+        search(self.search_ns, || self.area.has_task());
         self.area.searcher().leave();
         let slot = self.claim()?;
         self.wake_another();
@@ -282,7 +396,7 @@ impl Worker<'_> {
     /// Sees to it that what is still queued is not left lying while we run a task: producers wake
     /// one worker per task at most, and none while somebody searches (R4 of `sleep.rs`).
     fn wake_another(&self) {
-        if self.area.ring.has_value() {
+        if self.area.has_task() {
             self.area.idle().notify(1);
         }
     }
@@ -299,8 +413,9 @@ impl Worker<'_> {
         fault::point("worker.counted-asleep");
         ledger.asleep.store(1, Relaxed);
         compiler_fence(SeqCst);
-        let nothing_to_do = !self.area.ring.has_value()
+        let nothing_to_do = !self.area.has_task()
             && !self.area.is_stopping()
+            && !self.seat.calls()
             && !self.contexts.has_gone(&self.area);
         if nothing_to_do {
             fault::point("worker.asleep");

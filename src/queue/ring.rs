@@ -188,6 +188,12 @@ impl Ring<'_> {
         }
     }
 
+    /// About how many values there are: the hints may be behind.
+    #[cfg(not(loom))]
+    pub(crate) fn len(&self) -> u64 {
+        self.tail.load(Relaxed).saturating_sub(self.head.load(Relaxed))
+    }
+
     /// Frees the cell of a claim whose value has been handed over (R4).
     #[inline]
     pub(crate) fn release(&self, position: u64) {

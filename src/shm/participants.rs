@@ -70,6 +70,12 @@ pub(crate) struct Ledger {
     pub(crate) returning: AtomicU32,
     /// Block that says why it did not start, or 0.
     pub(crate) note: AtomicU64,
+    /// Monotonic time since when it runs what it runs, or is idle; 0 if it has not begun.
+    pub(crate) since_ns: AtomicU64,
+    /// How long it has run tasks, before what it runs now.
+    pub(crate) busy_ns: AtomicU64,
+    /// Calls that it has run, before those of the batch that it runs now.
+    pub(crate) calls: AtomicU64,
 }
 
 /// An entry that was reserved for a process which is about to start.
@@ -87,6 +93,9 @@ pub(crate) struct Participant {
     /// Start time in clock ticks: with the pid, an identity that is never reused. 0: not known.
     start_time_ticks: AtomicU64,
     pub(crate) ledger: Ledger,
+    /// The call that is asked to end by itself, as its supervisor says it; 0 for none. Not in the ledger,
+    /// because it is another's to write.
+    pub(crate) stop_asked: AtomicU64,
 }
 
 #[allow(unsafe_code)] // The marker asserts what the line above says.
@@ -265,6 +274,10 @@ impl Arena {
         entry.ledger.leaving.store(0, Relaxed);
         entry.ledger.returning.store(0, Relaxed);
         entry.ledger.note.store(0, Relaxed);
+        entry.ledger.since_ns.store(0, Relaxed);
+        entry.ledger.busy_ns.store(0, Relaxed);
+        entry.ledger.calls.store(0, Relaxed);
+        entry.stop_asked.store(0, Relaxed);
         let word = Word::from_raw(entry.word.load(Relaxed));
         let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word };
         entry.word.store(free.to_raw(), Release);

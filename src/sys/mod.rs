@@ -13,6 +13,8 @@ pub(crate) mod host;
 #[cfg(not(loom))]
 pub(crate) mod image;
 #[cfg(not(loom))]
+pub(crate) mod membarrier;
+#[cfg(not(loom))]
 pub(crate) mod memory;
 #[cfg(not(loom))]
 pub(crate) mod process;

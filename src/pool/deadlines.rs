@@ -1,0 +1,322 @@
+//! Calls that run too long, or are aborted: the supervisor ends the worker that runs them, and no other.
+//!
+//! # Protocol
+//! While a task with a limit is queued or runs, the supervisor looks every [`LOOK`] at what each worker
+//! does: the slot in its ledger and the progress there. The same call seen again has run since it was
+//! first seen. So a call costs its worker nothing, and is ended at most one look late.
+//!
+//! At its timeout the call is asked to stop, by a word that [`worker::cancelled`](crate::worker::cancelled)
+//! compares with what runs. At the end of its grace its worker is killed:
+//! 1. CONDEMNED is set in the slot. A worker looks at that word between two steps and goes no further.
+//! 2. A barrier in every worker (`sys/membarrier.rs`). The worker stores its progress, then loads the flags;
+//!    this thread stores the flag, then loads the progress. With the barrier between, one of them sees
+//!    the other's store, and the worker's hot path needs none of its own.
+//! 3. If the progress is still the same, the worker cannot begin anything else: it is killed. If it is not,
+//!    the call has ended in time: the flag is taken back.
+//! 4. The outcome of a submitted task is given to its handle at once (CONDEMNED in `state.rs`): on a machine
+//!    with more busy workers than cores it may take long until the killed one has had its turn to die.
+//!    A map's calls, and the slot, are settled when it is dead.
+//!
+//! # If a process dies
+//! The worker, at any step: settlement finds the call running, or ended. If it was condemned, the cause is
+//! what the supervisor decided. The user's process: then the guardian ends everything.
+//!
+//! # Tests
+//! `tests/deadlines.rs`.
+
+use super::inner::{Inner, Place, lock};
+use super::options::{Limit, TaskOptions};
+use super::results::Harvested;
+use super::slot::Slot;
+use super::state::Phase;
+use super::watch::Watch;
+use crate::error::TaskError;
+use crate::prim::{Acquire, AtomicU32, Relaxed, Release, SeqCst, fence};
+use crate::shm::{Arena, ParticipantId};
+use crate::sys;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How often the supervisor looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A call that a worker runs, or is about to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Running {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+    pub(super) progress: u64,
+}
+
+impl Running {
+    /// What a participant runs just now.
+    fn of(inner: &Inner, worker: ParticipantId) -> Option<Self> {
+        let ledger = &inner.area.arena.participant(worker).ledger;
+        let index = ledger.slot.load(Acquire).checked_sub(1)? as u32;
+        let slot = inner.area.slots.get(index as usize)?;
+        let state = slot.state.load();
+        let claimed = state.phase == Phase::Claimed && u64::from(state.owner) == worker.to_raw();
+        let progress = slot.progress.load(Acquire);
+        claimed.then_some(Self { index, generation: state.generation, progress })
+    }
+
+    pub(super) fn call(&self) -> u32 {
+        (self.progress >> 1) as u32
+    }
+
+    /// A word that names the call, never 0: for a worker to compare with its own.
+    pub(super) fn stamp(index: u32, generation: u32, progress: u64) -> u64 {
+        (1 << 63)
+            | u64::from(index & 0xf_ffff) << 43
+            | u64::from(generation & 0x7f_ffff) << 20
+            | (progress & 0xf_ffff)
+    }
+}
+
+/// What a worker was seen doing, and since when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    running: Running,
+    since: Instant,
+    asked: bool,
+}
+
+/// Why the supervisor has killed a worker.
+#[derive(Debug)]
+pub(super) struct Condemned {
+    pub(super) running: Running,
+    pub(super) error: TaskError,
+}
+
+/// What is asked for tasks beyond running them, and whether the supervisor watches for it.
+#[derive(Debug)]
+pub(super) struct Special {
+    /// For all tasks.
+    pub(super) defaults: TaskOptions,
+    /// Of the batches whose slots say so, by slot: entered before the slot is sent, removed before it is
+    /// freed.
+    options: Mutex<HashMap<u32, TaskOptions>>,
+    /// How often a call was begun whose worker died: generation, call, times.
+    tries: Mutex<HashMap<u32, (u32, u32, u32)>>,
+    watching: AtomicU32,
+}
+
+impl Special {
+    pub(super) fn new(defaults: TaskOptions) -> Self {
+        let watching = AtomicU32::new(0);
+        Self { defaults, options: Mutex::default(), tries: Mutex::default(), watching }
+    }
+}
+
+impl Inner {
+    /// Keeps the options of a batch whose slot is about to be sent.
+    pub(super) fn enter_options(&self, index: u32, options: TaskOptions) {
+        lock(&self.special.options).insert(index, options);
+    }
+
+    /// The options of a batch.
+    pub(super) fn options_of(&self, index: u32) -> TaskOptions {
+        let own = match self.slot(index).has_options() {
+            true => lock(&self.special.options).get(&index).copied(),
+            false => None,
+        };
+        own.unwrap_or_default().or(&self.special.defaults)
+    }
+
+    pub(super) fn forget_options(&self, index: u32) {
+        lock(&self.special.options).remove(&index);
+    }
+
+    /// Has the supervisor look at running calls, once a task with a limit was queued.
+    #[inline]
+    pub(super) fn watch_limits(&self) {
+        // Pairs with the fence in `is_limited`: the task is seen there, or its end of looking here.
+        fence(SeqCst);
+        if self.special.watching.load(Relaxed) == 0
+            && self.special.watching.swap(1, SeqCst) == 0
+            && let Some(mailbox) = self.mailbox.get()
+        {
+            mailbox.ring();
+        }
+    }
+
+    /// Notes that a call is lost once more; how often it was begun by now.
+    pub(super) fn count_try(&self, index: u32, call: u32) -> u32 {
+        let generation = self.slot(index).state.load().generation;
+        let mut tries = lock(&self.special.tries);
+        let (of, last, times) = tries.entry(index).or_default();
+        if (*of, *last) != (generation, call) {
+            (*of, *last, *times) = (generation, call, 0);
+        }
+        *times += 1;
+        *times
+    }
+
+    /// Whether a task with a limit is queued or runs.
+    fn may_run_limited(&self, is_busy: impl Fn() -> bool) -> bool {
+        let own = lock(&self.special.options).iter().any(|(index, options)| {
+            let phase = self.slot(*index).state.load().phase;
+            options.limit().is_some() && matches!(phase, Phase::Ready | Phase::Claimed)
+        });
+        own || (self.special.defaults.limit().is_some() && is_busy())
+    }
+
+    /// Whether to go on looking.
+    fn is_limited(&self, is_busy: impl Fn() -> bool) -> bool {
+        if self.special.watching.load(Relaxed) == 0 {
+            return false;
+        }
+        if self.may_run_limited(&is_busy) {
+            return true;
+        }
+        self.special.watching.store(0, SeqCst);
+        fence(SeqCst);
+        let limited = self.may_run_limited(is_busy);
+        if limited {
+            self.special.watching.store(1, SeqCst);
+        }
+        limited
+    }
+
+    /// Gives the handle of a condemned task its outcome, while the worker is still dying.
+    fn end_early(&self, running: Running, error: TaskError) {
+        let Running { index, generation, .. } = running;
+        let finished = {
+            let mut aside = lock(&self.aside);
+            let entry = aside.entry(index).or_default();
+            if !entry.unwanted.iter().any(|(of, _)| *of == generation) {
+                entry.harvested.push((generation, Harvested::Failed(error)));
+            }
+            self.slot(index).state.end_early(generation)
+        };
+        if let Some(finished) = finished {
+            self.area.announce(self.slot(index), finished);
+        }
+    }
+}
+
+fn asked(arena: &Arena, worker: ParticipantId, stamp: u64) {
+    arena.participant(worker).stop_asked.store(stamp, Release);
+}
+
+impl Watch {
+    /// Asks calls to stop that have run for their time, and ends those whose grace is over.
+    pub(super) fn enforce_limits(&mut self) {
+        let now = Instant::now();
+        let limited: Vec<u64> = self
+            .pools
+            .iter()
+            .filter(|watched| watched.inner.is_limited(|| self.is_busy(&watched.inner)))
+            .map(|watched| watched.inner.id)
+            .collect();
+        self.look_at = (!limited.is_empty()).then(|| now + LOOK);
+        for at in 0..self.workers.len() {
+            if limited.contains(&self.workers[at].pool) {
+                self.look_at_worker(at, now);
+            } else if self.workers[at].seen.take().is_some_and(|seen| seen.asked) {
+                asked(self.arena, self.workers[at].id, 0);
+            }
+        }
+    }
+
+    fn is_busy(&self, inner: &Inner) -> bool {
+        // First the rings: who takes a task out has written that down before.
+        inner.area.has_task()
+            || self.workers.iter().filter(|worker| worker.pool == inner.id).any(|worker| {
+                let ledger = &self.arena.participant(worker.id).ledger;
+                ledger.slot.load(Acquire) != 0 || ledger.cell.load(Acquire) != 0
+            })
+    }
+
+    fn look_at_worker(&mut self, at: usize, now: Instant) {
+        let (pool, id) = (self.workers[at].pool, self.workers[at].id);
+        let Some(inner) = self.pool(pool).map(|watched| watched.inner.clone()) else { return };
+        let running = Running::of(&inner, id).filter(|running| running.progress & 1 == 1);
+        let before = self.workers[at].seen;
+        let same = before.filter(|seen| Some(seen.running) == running);
+        let Some(mut seen) = same else {
+            if before.is_some_and(|seen| seen.asked) {
+                asked(self.arena, id, 0);
+            }
+            self.workers[at].seen =
+                running.map(|running| Seen { running, since: now, asked: false });
+            return;
+        };
+        let Running { index, generation, progress } = seen.running;
+        let Some(Limit { timeout, grace }) = inner.options_of(index).limit() else { return };
+        let ran = now.duration_since(seen.since);
+        if ran >= timeout + grace {
+            let pid = self.workers[at].pid;
+            let error = TaskError::timed_out(pid, ran, (timeout, grace));
+            self.condemn(at, &inner, seen.running, error);
+            return;
+        }
+        if ran >= timeout && !seen.asked {
+            asked(self.arena, id, Running::stamp(index, generation, progress));
+            seen.asked = true;
+        }
+        self.workers[at].seen = Some(seen);
+        let due = seen.since + if ran < timeout { timeout } else { timeout + grace };
+        self.look_at = self.look_at.map(|look_at| look_at.min(due));
+    }
+
+    /// Kills a worker for a call, if it still runs that; whether it was killed.
+    fn condemn(&mut self, at: usize, inner: &Inner, running: Running, error: TaskError) -> bool {
+        let slot = inner.slot(running.index);
+        slot.condemn();
+        sys::membarrier::everywhere();
+        if Running::of(inner, self.workers[at].id) != Some(running) {
+            slot.pardon();
+            return false;
+        }
+        let error = error.of(inner.function_of(slot), 1);
+        if !slot.is_of_map() {
+            inner.end_early(running, error.clone());
+        }
+        self.workers[at].condemned = Some(Condemned { running, error });
+        let _ = sys::process::kill_pidfd(&self.workers[at].pidfd);
+        true
+    }
+
+    /// Ends a task, whether it is queued or runs; `false` if it has ended.
+    pub(super) fn abort(&mut self, pool: u64, place: Place) -> bool {
+        let Some(inner) = self.pool(pool).map(|watched| watched.inner.clone()) else {
+            return false;
+        };
+        loop {
+            let state = inner.slot(place.index).state.load();
+            if state.generation != place.generation {
+                return false;
+            }
+            match state.phase {
+                Phase::Ready if inner.cancel(place) => return true,
+                Phase::Ready => {}
+                Phase::Claimed => {
+                    let owner = u64::from(state.owner);
+                    let runs = |at: &usize| self.workers[*at].id.to_raw() == owner;
+                    let at = (0..self.workers.len()).find(runs);
+                    // Not entered yet, or dead and about to be settled: then it is no use to wait for it here.
+                    let Some(at) = at else { return false };
+                    let Some(running) = Running::of(&inner, self.workers[at].id) else { continue };
+                    let since = self.workers[at].seen.filter(|seen| seen.running == running);
+                    let ran = since.map_or(Duration::ZERO, |seen| seen.since.elapsed());
+                    let error = TaskError::aborted(self.workers[at].pid, ran);
+                    if self.condemn(at, &inner, running, error) {
+                        return true;
+                    }
+                }
+                _ => return false,
+            }
+        }
+    }
+}
+
+/// What a slot's function is called.
+impl Inner {
+    pub(super) fn function_of(&self, slot: &Slot) -> &'static str {
+        super::trampolines::name_of(crate::process::identity::CodeOffset::from_raw(
+            slot.code.load(Relaxed),
+        ))
+    }
+}

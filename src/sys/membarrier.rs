@@ -1,0 +1,20 @@
+//! Barriers on behalf of others: one process pays for the ordering that another's hot path needs.
+
+use rustix::thread::{MembarrierCommand, membarrier};
+use std::time::Duration;
+
+/// Has the barriers of other processes order the calling process's instructions too. Cheap while it has
+/// one thread.
+pub(crate) fn take_part() {
+    // If the kernel has no such thing, `everywhere` does without.
+    let _ = membarrier(MembarrierCommand::RegisterGlobalExpedited);
+}
+
+/// Returns when every running thread of every process that [takes part](take_part) has passed a full
+/// barrier since the call. (One that does not run passes a barrier when it runs again.)
+pub(crate) fn everywhere() {
+    if membarrier(MembarrierCommand::GlobalExpedited).is_err() {
+        // No such call, or it is forbidden: a processor's stores are seen long before this is over.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
