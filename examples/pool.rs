@@ -15,7 +15,7 @@ fn main() -> Result<(), procpool::Error> {
     println!("Built-in: {built_in:?}");
     let pool = Pool::builder().workers(4).build()?;
     let outputs = pool.map(double, inputs)?;
-    pool.shutdown()?; // no more tasks; waits for the workers
+    pool.join()?; // no more tasks; waits for the workers
     println!("Pool    : {outputs:?}");
     Ok(())
 }

@@ -396,7 +396,7 @@ fn killed_twice() {
         assert!(reached > 0, "nobody died at {second}");
     }
     assert!(repairs > 0, "nobody died while repairing");
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
     println!("repairs interrupted: {repairs}");
 }
 

@@ -297,7 +297,7 @@ fn run(kills: bool, duration: Duration) {
     }
     println!("{rounds} rounds, {lost} of {all} tasks lost");
     assert!(rounds > 0 && (lost > 0) == kills);
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
 }
 
 /// That everything which was noted is there, and nothing is half done.

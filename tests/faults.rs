@@ -138,7 +138,7 @@ fn child_program() {
     wait_until("the pool is whole", || pool.check_invariants().is_ok());
     let used = pool.stats().arena_used_bytes;
     assert_eq!(used, used_at_first, "{point}: bytes in the arena");
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
     println!("fired: {}", fired.unwrap_or("none"));
 }
 

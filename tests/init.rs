@@ -21,6 +21,6 @@ fn main() {
     // With the standard library's handler in place, an overflow is reported and then aborts.
     let error = pool.submit(recurse, 0).unwrap().join().unwrap_err();
     assert_eq!(error.worker_exit(), Some(WorkerExit::Signal(libc::SIGABRT)), "{error}");
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
     println!("init: ok");
 }

@@ -342,14 +342,14 @@ fn a_closed_pool_refuses_and_its_finished_tasks_stay() {
     };
     let tasks: VecDeque<TaskHandle<u64>> =
         (0..6).map(|n| pool.submit(nap, n * 10).unwrap()).collect();
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
     assert!(pool.submit(nap, 1).unwrap_err().is_closed());
     assert!(pool.map(nap, [1u64]).unwrap_err().is_closed());
     assert!(matches!(pool.try_submit(nap, 1), Err(TrySubmitError::Closed(1))));
     for (n, task) in tasks.into_iter().enumerate() {
         assert_eq!(task.join().unwrap(), n as u64 * 10, "all that was accepted has run");
     }
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn no_worker_runs_more_calls_than_it_may() {
         });
         let stats = pool.stats();
         assert_eq!((stats.workers_lost, stats.tasks_failed), (0, 0), "{most}: {stats:?}");
-        pool.shutdown().unwrap();
+        pool.join().unwrap();
     }
 }
 

@@ -81,7 +81,7 @@ fn a_finaliser_runs_when_a_worker_leaves_by_itself() {
     let pool = pool.recycle(Recycle::after_tasks(30)).build().unwrap();
     let count = |(_, calls): &mut (Dict<u32, u64>, u64), (): ()| *calls += 1;
     pool.map_state(count, [(); 100]).unwrap();
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
     let calls = ends.values().unwrap();
     assert_eq!(calls.iter().sum::<u64>(), 100, "{calls:?}");
     assert!(calls.iter().all(|calls| *calls <= 30), "{calls:?}");

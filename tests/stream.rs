@@ -188,7 +188,7 @@ fn a_pool_that_closes_is_the_last_outcome() {
     let pool = self::pool(1);
     let mut imap = pool.imap(|n: u64| n, 0..).unwrap().window(3).batch(1);
     assert_eq!(imap.next(), Some(Ok(0)));
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
     let rest: Vec<_> = imap.collect();
     assert!((1..=3).contains(&rest.len()) && rest.last().unwrap().is_err(), "{rest:?}");
 }

@@ -43,6 +43,7 @@ enum ErrorKind {
     Os { doing: String, source: Arc<std::io::Error> },
     ArenaFull { asked: u64, free: u64, capacity: u64 },
     Closed,
+    TimedOut(String),
     Broken(String),
     Task(TaskError),
 }
@@ -74,6 +75,10 @@ impl Error {
              copy cannot make others unless it executes a program"
                 .into(),
         )
+    }
+
+    pub(crate) fn timed_out(what: String) -> Self {
+        Self::new(ErrorKind::TimedOut(what))
     }
 
     pub(crate) fn closed() -> Self {
@@ -129,6 +134,13 @@ impl Error {
         matches!(*self.kind, ErrorKind::ArenaFull { .. })
     }
 
+    /// Returns whether the time was up: of an operation of the pool, or of a task.
+    #[must_use]
+    pub fn is_timed_out(&self) -> bool {
+        matches!(*self.kind, ErrorKind::TimedOut(_))
+            || self.task_error().is_some_and(TaskError::is_timed_out)
+    }
+
     /// Returns whether the pool was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -165,9 +177,10 @@ impl fmt::Debug for Error {
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.kind {
-            ErrorKind::Invalid(what) | ErrorKind::Limit(what) | ErrorKind::Broken(what) => {
-                formatter.write_str(what)
-            }
+            ErrorKind::Invalid(what)
+            | ErrorKind::Limit(what)
+            | ErrorKind::TimedOut(what)
+            | ErrorKind::Broken(what) => formatter.write_str(what),
             ErrorKind::Os { doing, source } => write!(formatter, "cannot {doing}: {source}"),
             ErrorKind::ArenaFull { asked, free, capacity } => write!(
                 formatter,

@@ -63,8 +63,8 @@ pub(crate) struct Inner {
     next_context: AtomicU64,
     closed: AtomicU32,
     why_broken: Mutex<Option<String>>,
-    maps_running: Mutex<usize>,
-    map_ended: Condvar,
+    pub(super) maps_running: Mutex<usize>,
+    pub(super) map_ended: Condvar,
     /// What is asked for tasks beyond running them (`deadlines.rs`).
     pub(super) special: Special,
     /// How long calls take, by function.
@@ -201,8 +201,17 @@ impl Inner {
     }
 
     pub(crate) fn close(&self) {
-        self.closed.store(1, SeqCst);
+        self.closed.fetch_max(1, SeqCst);
         self.area.wake_everybody();
+    }
+
+    /// Has maps that run send no more: the pool is closed, and will not wait for them.
+    pub(super) fn give_up_maps(&self) {
+        self.closed.fetch_max(2, SeqCst);
+    }
+
+    pub(super) fn has_given_up_maps(&self) -> bool {
+        self.closed.load(SeqCst) == 2
     }
 
     /// Closes a pool that has no workers and cannot get any.
@@ -223,20 +232,31 @@ impl Inner {
     /// Ends the task in a slot if it is queued: its calls that have no outcome fail.
     #[cold]
     pub(crate) fn end_task(&self, index: u32) {
-        let slot = self.slot(index);
-        if !slot.state.try_cancel(slot.state.load().generation) {
-            return;
+        let why = lock(&self.why_broken).clone();
+        let error = why.map_or_else(TaskError::pool_closed, TaskError::pool_broken);
+        let generation = self.slot(index).state.load().generation;
+        self.end_queued(Place { index, generation }, &error, |_| {});
+    }
+
+    /// Ends a task that is queued, with this error for each call that has no outcome; whether it was. While
+    /// nobody can use the slot again, `meanwhile` is called.
+    pub(super) fn end_queued(
+        &self,
+        place: Place,
+        error: &TaskError,
+        meanwhile: impl FnOnce(&Area),
+    ) -> bool {
+        let slot = self.slot(place.index);
+        if !slot.state.try_cancel(place.generation) {
+            return false;
         }
         let done = (slot.progress.load(Relaxed) >> 1) as u32;
         for call in done..slot.calls.load(Relaxed) {
-            let why = lock(&self.why_broken).clone();
-            self.note_lost(
-                index,
-                call,
-                why.map_or_else(TaskError::pool_closed, TaskError::pool_broken),
-            );
+            self.note_lost(place.index, call, error.clone());
         }
+        meanwhile(&self.area);
         self.finish(slot);
+        true
     }
 
     /// Makes a slot DONE, and tells whoever is to be told.
@@ -371,24 +391,6 @@ impl Inner {
     #[inline]
     pub(crate) fn most_workers(&self) -> usize {
         self.most_workers.load(Relaxed) as usize
-    }
-
-    /// Waits until no map is running and no submitted task is queued or running.
-    pub(crate) fn wait_until_idle(&self) {
-        let mut running = lock(&self.maps_running);
-        while *running > 0 {
-            running = self.map_ended.wait(running).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(running);
-        for slot in self.area.slots {
-            loop {
-                let state = slot.state.load();
-                if !matches!(state.phase, Phase::Ready | Phase::Claimed) {
-                    break;
-                }
-                slot.state.wait(state.generation, None);
-            }
-        }
     }
 }
 

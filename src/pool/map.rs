@@ -233,7 +233,7 @@ where
     // Sending -------------------------------------------------------------------------------
 
     fn send(&mut self) -> Result<Sent, Error> {
-        if !self.terms.whole {
+        if !self.terms.whole || self.inner.has_given_up_maps() {
             self.inner.check_open()?;
         }
         if self.ahead.is_none() {
@@ -257,7 +257,9 @@ where
                 match inner.check_open() {
                     Err(error) if !error.is_closed() => inner.end_all_tasks(),
                     // It came while the slot was filled, and may have missed it.
-                    Err(_) if !self.terms.whole => inner.end_task(place.index),
+                    Err(_) if !self.terms.whole || inner.has_given_up_maps() => {
+                        inner.end_task(place.index)
+                    }
                     _ => {}
                 }
                 Ok(Sent::Yes)

@@ -49,6 +49,8 @@ mod seat;
 #[cfg(not(loom))]
 mod settle;
 #[cfg(not(loom))]
+mod shutdown;
+#[cfg(not(loom))]
 mod size;
 #[cfg(not(loom))]
 mod sizer;
@@ -99,6 +101,8 @@ pub use options::{Priority, Retry, TaskOptions};
 pub use pools::Pool;
 #[cfg(not(loom))]
 pub use recycle::Recycle;
+#[cfg(not(loom))]
+pub use shutdown::Shutdown;
 #[cfg(not(loom))]
 pub use stats::Stats;
 #[cfg(not(loom))]

@@ -17,9 +17,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an idle worker may take to leave by itself when the pool is shut down.
-const LEAVING_GRACE: Duration = Duration::from_secs(1);
-
 /// A pool of worker processes.
 ///
 /// Tasks are functions, or closures that capture nothing; arguments and results are `serde` types.
@@ -235,25 +232,6 @@ impl Pool {
         if !is_forked_copy() {
             self.inner.close();
         }
-    }
-
-    /// Stops accepting work, waits until all accepted work has ended, and ends the workers.
-    ///
-    /// Outcomes stay available through their handles. Calling it again does nothing.
-    ///
-    /// # Errors
-    /// If the supervisor thread is gone.
-    ///
-    /// # Blocking
-    /// Until running and queued tasks have ended.
-    #[doc(alias = "join")]
-    pub fn shutdown(&self) -> Result<(), Error> {
-        if is_forked_copy() {
-            return Err(Error::forked());
-        }
-        self.inner.close();
-        self.inner.wait_until_idle();
-        self.supervisor.remove(self.inner.id, LEAVING_GRACE)
     }
 
     /// Checks what must hold while no task is under way; for tests.

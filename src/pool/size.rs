@@ -3,9 +3,10 @@
 //! # Rules
 //! R1. The supervisor alone changes how many seats are to have a worker. It has workers forked for seats
 //!     that have none, and retires those beyond (`seat.rs`): they leave after their task.
-//! R2. A pool with an idle timeout has between its minimum and its size. Who queues a task while nobody
-//!     sleeps rings the supervisor, which adds a worker for each queued task. While there are more than
-//!     the minimum, it looks from time to time which have been idle for long.
+//! R2. A pool with an idle timeout has between its minimum and its size. The supervisor adds a worker for
+//!     each queued task. It is rung by who queues a task while nobody sleeps; and, since sleepers may be
+//!     on their way to other tasks, by a worker that was woken and leaves more tasks than sleepers. While
+//!     there are more workers than the minimum, it looks from time to time which have been idle for long.
 //!
 //! # If a process dies
 //! A worker that was retired: nobody replaces it, and what it held is settled. What was left at its seat
@@ -139,17 +140,17 @@ impl Watch {
                 let more = usize::try_from(queued).unwrap_or(most);
                 inner.set_workers(most.min(workers.saturating_add(more)));
                 self.fill_up();
-            } else if workers > least {
-                let idle = self.idle_for(&inner);
-                let too_long = idle.iter().filter(|idle| **idle >= timeout).count();
-                if too_long > 0 {
-                    inner.set_workers(least.max(workers - too_long.min(workers)));
-                }
-                if inner.workers() > least {
-                    let longest = idle.into_iter().filter(|idle| *idle < timeout).max();
-                    let look_at = Instant::now() + (timeout - longest.unwrap_or_default());
-                    self.shrink_at = self.shrink_at.into_iter().chain([look_at]).min();
-                }
+            }
+            let idle = self.idle_for(&inner);
+            let too_long = idle.iter().filter(|idle| **idle >= timeout).count();
+            let workers = inner.workers();
+            if queued == 0 && too_long > 0 && workers > least {
+                inner.set_workers(least.max(workers - too_long.min(workers)));
+            }
+            if inner.workers() > least {
+                let longest = idle.into_iter().filter(|idle| *idle < timeout).max();
+                let look_at = Instant::now() + (timeout - longest.unwrap_or_default());
+                self.shrink_at = self.shrink_at.into_iter().chain([look_at]).min();
             }
         }
     }

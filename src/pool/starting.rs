@@ -66,6 +66,7 @@ impl Watch {
             turn,
             recycle: inner.recycle,
             startup: inner.startup.as_ref().map(Prepared::to_spec),
+            grows: inner.idle_timeout.is_some(),
         };
         let sent = postcard::to_stdvec(&spec)
             .map_err(|error| Error::broken(format!("cannot describe a worker: {error}")))

@@ -40,15 +40,8 @@ impl Inner {
 
     /// Ends a task that has not started; whether that was so.
     pub(super) fn cancel(&self, place: Place) -> bool {
-        let slot = self.slot(place.index);
-        if !slot.state.try_cancel(place.generation) {
-            return false;
-        }
         // Its cell is of no use to anybody. A worker that has claimed it finds the slot not READY.
-        self.area.withdraw(place.index);
-        self.note_lost(place.index, 0, TaskError::cancelled());
-        self.finish(slot);
-        true
+        self.end_queued(place, &TaskError::cancelled(), |area| area.withdraw(place.index))
     }
 
     /// Nobody needs to be told any more.

@@ -53,6 +53,8 @@ pub(crate) struct WorkerSpec {
     pub(crate) turn: u32,
     pub(crate) recycle: Recycle,
     pub(crate) startup: Option<StartupSpec>,
+    /// Whether the pool has more workers when more is to be done (`size.rs`).
+    pub(crate) grows: bool,
 }
 
 /// The first function of a worker process; the guardian forks into it.
@@ -114,6 +116,7 @@ fn attach_and_run(spec: &WorkerSpec) {
             seat,
             turn,
             life,
+            grows: spec.grows,
             looks: Cell::new(1),
             now_ns: Cell::new(0),
             state: &mut state,
@@ -162,6 +165,8 @@ struct Worker<'a> {
     turn: u32,
     life: Life,
     state: &'a mut WorkerState,
+    /// Whether the supervisor adds workers when tasks wait.
+    grows: bool,
     /// How often it has looked for a task.
     looks: Cell<u32>,
     /// The time, if hardly any has passed since it was read; else 0.
@@ -398,6 +403,9 @@ impl Worker<'_> {
     fn wake_another(&self) {
         if self.area.has_task() {
             self.area.idle().notify(1);
+            if self.grows && !self.area.idle().has_sleepers() {
+                bell::ring();
+            }
         }
     }
 

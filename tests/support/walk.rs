@@ -132,7 +132,7 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
             }
         }
     }
-    pool.shutdown().unwrap();
+    pool.join().unwrap();
     reached.dedup();
     reached
 }
