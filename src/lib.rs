@@ -61,8 +61,8 @@ pub use named::{Arena, ArenaBuilder, ArenaError};
 pub use pool::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
 pub use pool::{
-    Imap, JoinTimeoutError, Pool, PoolBuilder, Priority, Recycle, Retry, Shutdown, Stats,
-    TaskHandle, TaskOptions, With, WithOptions,
+    Durations, Imap, JoinTimeoutError, Pool, PoolBuilder, Priority, Recycle, Retry, Shutdown,
+    SlowCall, Stats, TaskHandle, TaskOptions, With, WithOptions, WorkerState, WorkerStats,
 };
 
 /// What a task can ask about itself and its worker.

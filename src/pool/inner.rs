@@ -17,6 +17,7 @@ use super::results::{Aside, HARVEST_MAX};
 use super::slot::Slot;
 use super::startup::Prepared;
 use super::state::Phase;
+use super::stats::{Entered, Measured, Took};
 use super::supervisor::Mailbox;
 use super::watched::Wakers;
 use crate::error::{Error, TaskError};
@@ -24,9 +25,14 @@ use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::{ParticipantId, fault};
+use crate::sys;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
+
+/// Of so many submitted tasks, the wait of one is measured: reading the clock takes as long as much of the
+/// rest of submitting.
+const SAMPLED_EACH: u64 = 8;
 
 /// A task in a slot: the slot and the task's generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +63,8 @@ pub(crate) struct Inner {
     /// Deaths of workers that have ended no task, and the time in which they may happen.
     pub(crate) restarts: (u32, Duration),
     pub(super) slots: Mutex<Slots>,
+    /// The workers, as the supervisor knows them.
+    pub(super) roster: Mutex<Vec<Entered>>,
     pub(super) aside: Mutex<HashMap<u32, Aside>>,
     /// What holds the shared objects to which the inputs carry handles, by slot.
     jobs_taken: AtomicU64,
@@ -85,6 +93,7 @@ pub(super) struct Slots {
     /// Submitted tasks in the order of submission; some of them taken since.
     pub(super) submitted: VecDeque<Place>,
     tally: Tally,
+    pub(super) measured: Measured,
 }
 
 /// Tasks counted so far, or to be counted. Under the lock of the slots, which is taken anyway.
@@ -112,6 +121,8 @@ pub(crate) struct Counters {
     pub(crate) workers_killed: AtomicU64,
     pub(crate) workers_retired: AtomicU64,
     pub(crate) retries: AtomicU64,
+    /// How long workers were busy that are gone.
+    pub(crate) busy_ns_of_gone: AtomicU64,
 }
 
 /// Locks, whether or not another thread panicked while it held the lock.
@@ -164,7 +175,13 @@ impl Inner {
             recycle,
             startup: None,
             restarts,
-            slots: Mutex::new(Slots { free, submitted: VecDeque::new(), tally: Tally::default() }),
+            slots: Mutex::new(Slots {
+                free,
+                submitted: VecDeque::new(),
+                tally: Tally::default(),
+                measured: Measured::default(),
+            }),
+            roster: Mutex::default(),
             aside: Mutex::default(),
             jobs_taken: AtomicU64::new(1),
             next_context: AtomicU64::new(1),
@@ -286,11 +303,14 @@ impl Inner {
     }
 
     fn pop_free(&self, for_submit: bool) -> Option<Place> {
+        // Every batch of a map.
+        let mut sampled = true;
         let mut slots = lock(&self.slots);
         let index = slots.free.pop()?;
         let place = Place { index, generation: self.slot(index).state.load().generation };
         if for_submit {
             slots.tally.submitted += 1;
+            sampled = slots.tally.submitted % SAMPLED_EACH == 0;
             slots.submitted.push_back(place);
             if slots.submitted.len() > 2 * self.area.slots.len() {
                 // Most were joined since: keep those that still are in their slots.
@@ -299,11 +319,14 @@ impl Inner {
                 });
             }
         }
+        drop(slots);
+        let queued_ns = if sampled { sys::clock::monotonic_ns() } else { 0 };
+        self.slot(index).queued_ns.store(queued_ns, Relaxed);
         Some(place)
     }
 
     /// Frees a slot that the caller has taken, or filled in vain.
-    pub(crate) fn free_slot(&self, index: u32, counted: Tally) {
+    pub(crate) fn free_slot(&self, index: u32, counted: Tally, took: Option<&Took>) {
         self.slot(index).state.free();
         fault::point("main.slot-freed");
         let space = self.area.job(0);
@@ -311,6 +334,9 @@ impl Inner {
             let mut slots = lock(&self.slots);
             slots.free.push(index);
             slots.tally.add(counted);
+            if let Some(took) = took {
+                slots.measured.add(took);
+            }
             // Who sleeps there counted itself before it looked at the list under this lock.
             space.has_sleepers()
         };
@@ -439,7 +465,7 @@ impl Drop for FreeSlot<'_> {
         if self.for_submit {
             lock(&self.inner.slots).tally.submitted -= 1;
         }
-        self.inner.free_slot(self.place.index, Tally::default());
+        self.inner.free_slot(self.place.index, Tally::default(), None);
     }
 }
 

@@ -29,6 +29,8 @@ mod deadlines;
 #[cfg(not(loom))]
 mod failure;
 #[cfg(not(loom))]
+mod histogram;
+#[cfg(not(loom))]
 mod inner;
 #[cfg(not(loom))]
 pub(crate) mod inside;
@@ -96,6 +98,8 @@ pub use builder::PoolBuilder;
 #[cfg(not(loom))]
 pub use completion::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
+pub use histogram::Durations;
+#[cfg(not(loom))]
 pub use options::{Priority, Retry, TaskOptions};
 #[cfg(not(loom))]
 pub use pools::Pool;
@@ -104,7 +108,7 @@ pub use recycle::Recycle;
 #[cfg(not(loom))]
 pub use shutdown::Shutdown;
 #[cfg(not(loom))]
-pub use stats::Stats;
+pub use stats::{SlowCall, Stats, WorkerState, WorkerStats};
 #[cfg(not(loom))]
 pub use stream::Imap;
 #[cfg(not(loom))]

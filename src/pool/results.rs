@@ -17,6 +17,7 @@ use super::failure;
 use super::inner::{Inner, Place, Tally, lock};
 use super::slot::Slot;
 use super::state::Phase;
+use super::stats::Took;
 use super::task::give_up_input;
 use crate::codec::{Shape, Stream, shape_of};
 use crate::error::{Step, TaskError};
@@ -125,11 +126,15 @@ impl Inner {
             failed += u64::from(outcome.is_err());
             sink(call, outcome);
         }
+        let mut took = Took::of(slot);
+        if calls > 1 && shape_of::<R>() == Shape::Plain {
+            took.bytes_out = (calls * size_of::<R>()) as u64;
+        }
         self.free_blocks(index);
         let ended = calls as u64;
         // The calls of a map's batch, were not counted before.
         let submitted = if slot.is_of_map() { ended } else { 0 };
-        self.free_slot(index, Tally { submitted, ended, failed });
+        self.free_slot(index, Tally { submitted, ended, failed }, Some(&took));
     }
 
     fn output<R: DeserializeOwned + 'static>(
@@ -181,8 +186,9 @@ impl Inner {
     /// Throws the results of a taken batch away.
     pub(crate) fn discard(&self, index: u32) {
         self.failures(index, None);
+        let took = Took::of(self.slot(index));
         self.free_blocks(index);
-        self.free_slot(index, Tally::default());
+        self.free_slot(index, Tally::default(), Some(&took));
     }
 
     /// Takes up to `most` finished submitted tasks out of their slots (R2).
@@ -233,8 +239,9 @@ impl Inner {
                 aside.remove(&place.index);
             }
         }
+        let took = Took::of(slot);
         self.free_blocks(place.index);
-        self.free_slot(place.index, Tally::default());
+        self.free_slot(place.index, Tally::default(), Some(&took));
         true
     }
 

@@ -4,9 +4,10 @@
 //! The guardian, before it has answered: the worker may have been forked, and dies with it. A *stray*,
 //! which cannot be watched, is ended and settled like any other worker.
 
-use super::inner::Inner;
+use super::inner::{Inner, lock};
 use super::settle::{Dead, Pausing, end_orphan, settle};
 use super::startup::Prepared;
+use super::stats::Entered;
 use super::watch::{Place, Watch, Worker};
 use super::worker::{self, WorkerSpec};
 use crate::error::{Error, WorkerExit};
@@ -118,8 +119,10 @@ impl Watch {
             };
             match entered {
                 Ok(worker) => {
+                    let Worker { id, pid, place: Place { number, .. }, .. } = worker;
                     self.workers.push(worker);
                     if let Some(watched) = self.pool(pool) {
+                        lock(&watched.inner.roster).push(Entered { number, pid, id });
                         watched.inner.counters.workers_started.fetch_add(1, Relaxed);
                     }
                 }

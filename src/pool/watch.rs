@@ -16,7 +16,7 @@
 //! is broken: its tasks fail and say so.
 
 use super::deadlines::{Condemned, Seen};
-use super::inner::{Inner, Place as TaskPlace};
+use super::inner::{Inner, Place as TaskPlace, lock};
 use super::restarts::{Had, Restarts};
 use super::seat;
 use super::settle::{Dead, Pausing, had, settle};
@@ -328,7 +328,11 @@ impl Watch {
     fn settle_worker(&mut self, worker: &Worker, exit: WorkerExit) {
         let now = Instant::now();
         let left = self.leaving(worker);
+        let arena = self.arena;
         let Some(watched) = self.pool(worker.pool) else { return };
+        lock(&watched.inner.roster).retain(|entered| entered.id != worker.id);
+        let busy_ns = arena.participant(worker.id).ledger.busy_ns.load(Relaxed);
+        watched.inner.counters.busy_ns_of_gone.fetch_add(busy_ns, Relaxed);
         let closing = watched.is_to_be_killed(now);
         let condemned = worker.condemned.as_ref();
         let dead = Dead { id: worker.id, pid: worker.pid, exit, closing, condemned };

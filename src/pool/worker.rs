@@ -102,10 +102,10 @@ fn attach_and_run(spec: &WorkerSpec) {
     };
     let ledger = &arena.participant(me).ledger;
     ledger.started.store(1, Relaxed);
-    ledger.since_ns.store(sys::clock::monotonic_ns(), Relaxed);
     let seat = area.seat(number);
     fault::point("worker.waiting-for-turn");
     if seat.wait_for(turn) {
+        ledger.since_ns.store(sys::clock::monotonic_ns(), Relaxed);
         let (contexts, life) = (ContextCache::default(), Life::begin(recycle));
         Worker {
             area,
@@ -123,7 +123,7 @@ fn attach_and_run(spec: &WorkerSpec) {
         }
         .run();
     } else {
-        arena.participant(me).ledger.leaving.store(RETIRING, Relaxed);
+        ledger.leaving.store(RETIRING, Relaxed);
     }
     if let Some(startup) = startup {
         startup.end(state);
@@ -131,6 +131,9 @@ fn attach_and_run(spec: &WorkerSpec) {
     // Leave as a program leaves: buffers flushed, exit handlers run.
     std::process::exit(0);
 }
+
+/// Tasks that run for longer are always measured.
+const LONG_NS: u64 = 10_000_000;
 
 /// Of so many looks for a task, one begins with the lowest priority.
 const LOWEST_FIRST_EACH: u32 = 16;
@@ -321,9 +324,10 @@ impl Worker<'_> {
             calls_left: &self.life.calls_left,
             state: self.state,
         }));
-        self.ended(slot, started_ns);
+        self.measure(slot, started_ns);
         if self.life.is_spent() && slot.is_unfinished() {
             self.give_back(index);
+            self.ended(started_ns);
             return;
         }
         let finished = slot.state.finish();
@@ -334,6 +338,7 @@ impl Worker<'_> {
         }
         fault::point("worker.announced");
         let ledger = self.ledger();
+        self.ended(started_ns);
         ledger.slot.store(0, Relaxed);
         ledger.started.store(2, Relaxed);
         fault::point("worker.settled-own-ledger");
@@ -355,17 +360,33 @@ impl Worker<'_> {
         now_ns
     }
 
-    /// Notes how long a batch has run, or the part of it that this worker ran.
+    /// Notes how long a batch has run, or the part of it that this worker ran: a map's batch, a task that
+    /// was chosen for it, and one that took long. For the others, reading the clock would make whoever
+    /// waits wait longer.
     #[inline]
-    fn ended(&self, slot: &Slot, started_ns: u64) {
+    fn measure(&self, slot: &Slot, started_ns: u64) {
+        if slot.queued_ns.load(Relaxed) == 0
+            && sys::clock::recent_ns().saturating_sub(started_ns) < LONG_NS
+        {
+            return;
+        }
         let now_ns = sys::clock::monotonic_ns();
         let busy_ns = now_ns.saturating_sub(started_ns).max(1);
         // Another may have run calls of it before.
         slot.busy_ns.store(slot.busy_ns.load(Relaxed) + busy_ns, Relaxed);
-        let ledger = self.ledger();
+        self.now_ns.set(now_ns);
+    }
+
+    /// Notes when this worker became idle, or begins its next task.
+    #[inline]
+    fn ended(&self, started_ns: u64) {
+        if self.now_ns.get() == 0 {
+            self.now_ns.set(sys::clock::monotonic_ns());
+        }
+        let (now_ns, ledger) = (self.now_ns.get(), self.ledger());
+        let busy_ns = now_ns.saturating_sub(started_ns);
         ledger.busy_ns.store(ledger.busy_ns.load(Relaxed) + busy_ns, Relaxed);
         ledger.since_ns.store(now_ns, Relaxed);
-        self.now_ns.set(now_ns);
     }
 
     /// Has another worker run the rest of a batch.
