@@ -58,6 +58,11 @@ pub use error::{Error, TaskError, TrySubmitError, WorkerExit};
 #[cfg(not(loom))]
 pub use named::{Arena, ArenaBuilder, ArenaError};
 #[cfg(not(loom))]
+pub use pool::{
+    ActiveChild, CurrentProcess, ParentProcess, Process, ProcessBuilder, ProcessTimeoutError,
+    Stdio, active_children, cpu_count, current_process, parent_process,
+};
+#[cfg(not(loom))]
 pub use pool::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
 pub use pool::{

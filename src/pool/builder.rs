@@ -4,7 +4,9 @@ use super::Pool;
 use super::area::Area;
 use super::inner::{Inner, Settings};
 use super::options::{Retry, TaskOptions};
+use super::process::Once;
 use super::recycle::Recycle;
+use super::setup::Setup;
 use super::startup::Startup;
 use super::supervisor::Supervisor;
 use crate::error::Error;
@@ -13,6 +15,8 @@ use crate::prim::{AtomicU64, Relaxed};
 use crate::shm::{Arena, arena::own_id};
 use crate::sys;
 use serde::{Serialize, de::DeserializeOwned};
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +56,7 @@ pub struct PoolBuilder {
     defaults: TaskOptions,
     idle_timeout: Option<Duration>,
     workers_min: Option<usize>,
+    setup: Setup,
 }
 
 impl PoolBuilder {
@@ -68,6 +73,7 @@ impl PoolBuilder {
             defaults: TaskOptions::default(),
             idle_timeout: None,
             workers_min: None,
+            setup: Setup::default(),
         }
     }
 
@@ -248,6 +254,51 @@ impl PoolBuilder {
         self
     }
 
+    /// Keeps each worker on one core, of those that the program may use: worker 0 on the first, and so on,
+    /// round and round. Default: the kernel moves them about.
+    ///
+    /// It pays for tasks that live off a core's cache, on a machine that does nothing else.
+    pub fn pin_workers(mut self) -> Self {
+        self.setup.pinned = true;
+        self
+    }
+
+    /// Sets the nice value of the workers, -20 to 19: what is above 0 makes them give way to other
+    /// programs, what is below needs rights. Default: that of the program.
+    pub fn nice(mut self, value: i32) -> Self {
+        self.setup.nice = value;
+        self
+    }
+
+    /// Sets a variable of the workers' environment, beside what they have from the program.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.setup.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the working directory of the workers. Default: what the program's was when its first pool was
+    /// made.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.setup.directory = Some(directory.into());
+        self
+    }
+
+    /// Lets each worker map so many bytes more than it has when it starts: what wants more fails to
+    /// allocate, which by default aborts the worker. Default: what the system allows.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = procpool::Pool::builder().workers(1).address_space_bytes(64 << 20).build()?;
+    /// let fill = |bytes: usize| vec![1u8; bytes].len();
+    /// assert_eq!(pool.submit(fill, 1 << 20)?.join()?, 1 << 20);
+    /// assert!(pool.submit(fill, 1 << 30)?.join().unwrap_err().is_worker_lost());
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn address_space_bytes(mut self, bytes: u64) -> Self {
+        self.setup.address_space_bytes = Some(bytes);
+        self
+    }
+
     fn validate(&self) -> Result<(), Error> {
         let Self {
             workers, name, queue_capacity, stack_bytes, recycle, restarts, defaults, ..
@@ -280,6 +331,7 @@ impl PoolBuilder {
             )));
         }
         defaults.validate()?;
+        self.setup.validate()?;
         recycle.validate()
     }
 
@@ -292,6 +344,23 @@ impl PoolBuilder {
     /// # Blocking
     /// Until every worker has been forked: about 2 ms for the first pool of a process.
     pub fn build(self) -> Result<Pool, Error> {
+        self.build_with(None, |_| Ok(()))
+    }
+
+    /// A pool for one worker, and for the one task that `fill` sends.
+    pub(super) fn build_once(
+        self,
+        once: Once,
+        fill: impl FnOnce(&Arc<Inner>) -> Result<(), Error>,
+    ) -> Result<Pool, Error> {
+        self.build_with(Some(once), fill)
+    }
+
+    fn build_with(
+        self,
+        once: Option<Once>,
+        fill: impl FnOnce(&Arc<Inner>) -> Result<(), Error>,
+    ) -> Result<Pool, Error> {
         self.validate()?;
         let cores = sys::host::usable_cores();
         let workers = self.workers.unwrap_or(cores.min(WORKERS_MAX));
@@ -318,11 +387,15 @@ impl PoolBuilder {
             recycle: self.recycle,
             defaults: self.defaults,
             idle_timeout,
+            setup: self.setup,
         };
         let mut inner = Inner::new(settings, area, own_id());
         let id = inner.next_context_id();
         inner.startup = self.startup.prepare(area, id, own_id())?;
+        inner.once = once;
         let inner = Arc::new(inner);
+        fill(&inner)?;
+        inner.enter_among_all();
         let supervisor = Supervisor::get(arena)?;
         supervisor.add(inner.clone())?;
         Ok(Pool::from_parts(inner, supervisor))
@@ -343,6 +416,7 @@ impl std::fmt::Debug for PoolBuilder {
             defaults,
             idle_timeout,
             workers_min,
+            setup,
         } = self;
         formatter
             .debug_struct("PoolBuilder")
@@ -356,6 +430,7 @@ impl std::fmt::Debug for PoolBuilder {
             .field("task_options", defaults)
             .field("idle_timeout", idle_timeout)
             .field("workers_min", workers_min)
+            .field("setup", setup)
             .finish()
     }
 }

@@ -11,9 +11,12 @@
 
 use super::area::Area;
 use super::deadlines::Special;
+use super::free_slot::FreeSlot;
 use super::options::TaskOptions;
+use super::process::Once;
 use super::recycle::Recycle;
 use super::results::{Aside, HARVEST_MAX};
+use super::setup::Setup;
 use super::slot::Slot;
 use super::startup::Prepared;
 use super::state::Phase;
@@ -59,6 +62,9 @@ pub(crate) struct Inner {
     pub(crate) search_ns: u64,
     pub(crate) stack_bytes: usize,
     pub(crate) recycle: Recycle,
+    pub(super) setup: Setup,
+    /// If it is there for one task and one worker (`process.rs`).
+    pub(super) once: Option<Once>,
     pub(crate) startup: Option<Prepared>,
     /// Deaths of workers that have ended no task, and the time in which they may happen.
     pub(crate) restarts: (u32, Duration),
@@ -92,7 +98,7 @@ pub(super) struct Slots {
     free: Vec<u32>,
     /// Submitted tasks in the order of submission; some of them taken since.
     pub(super) submitted: VecDeque<Place>,
-    tally: Tally,
+    pub(super) tally: Tally,
     pub(super) measured: Measured,
 }
 
@@ -143,6 +149,7 @@ pub(crate) struct Settings {
     pub(crate) restarts: (u32, Duration),
     pub(crate) defaults: TaskOptions,
     pub(crate) idle_timeout: Option<(Duration, usize)>,
+    pub(super) setup: Setup,
 }
 
 impl Inner {
@@ -158,6 +165,7 @@ impl Inner {
             restarts,
             defaults,
             idle_timeout,
+            setup,
         } = settings;
         let free = (0..area.slots.len() as u32).rev().collect();
         Self {
@@ -173,6 +181,8 @@ impl Inner {
             search_ns,
             stack_bytes,
             recycle,
+            setup,
+            once: None,
             startup: None,
             restarts,
             slots: Mutex::new(Slots {
@@ -253,6 +263,15 @@ impl Inner {
         let error = why.map_or_else(TaskError::pool_closed, TaskError::pool_broken);
         let generation = self.slot(index).state.load().generation;
         self.end_queued(Place { index, generation }, &error, |_| {});
+    }
+
+    /// Ends what is queued, because the one worker that might have run it is dead.
+    pub(super) fn end_lost(&self, error: TaskError) {
+        for (index, slot) in self.area.slots.iter().enumerate() {
+            let generation = slot.state.load().generation;
+            let error = error.clone().of(self.function_of(slot), 1);
+            self.end_queued(Place { index: index as u32, generation }, &error, |_| {});
+        }
     }
 
     /// Ends a task that is queued, with this error for each call that has no outcome; whether it was. While
@@ -420,55 +439,6 @@ impl Inner {
     }
 }
 
-/// A free slot in the hands of one thread; goes back to the list unless it is sent.
-#[derive(Debug)]
-pub(crate) struct FreeSlot<'a> {
-    inner: &'a Inner,
-    pub(crate) place: Place,
-    for_submit: bool,
-    sent: bool,
-}
-
-impl FreeSlot<'_> {
-    /// The slot is filled: makes it READY and queues it.
-    #[inline]
-    pub(crate) fn send(mut self) -> Place {
-        self.sent = true;
-        self.inner.slot(self.place.index).state.publish();
-        fault::point("main.slot-filled");
-        self.inner.area.queue(self.place.index);
-        self.inner.grow_on_demand();
-        self.place
-    }
-}
-
-impl FreeSlot<'_> {
-    /// The slot is filled, for one seat: makes it READY and leaves it there.
-    pub(super) fn mail(mut self) -> Place {
-        self.sent = true;
-        self.inner.slot(self.place.index).state.publish();
-        self.inner.area.mail(self.place.index);
-        self.place
-    }
-}
-
-impl Drop for FreeSlot<'_> {
-    fn drop(&mut self) {
-        if self.sent {
-            return;
-        }
-        let slot = self.inner.slot(self.place.index);
-        if let Some(block) = slot.output_block() {
-            self.inner.area.arena.free(block);
-            slot.output.store(0, Relaxed);
-        }
-        if self.for_submit {
-            lock(&self.inner.slots).tally.submitted -= 1;
-        }
-        self.inner.free_slot(self.place.index, Tally::default(), None);
-    }
-}
-
 /// A map, or something like it, that a closing pool lets go on to its end.
 #[derive(Debug)]
 pub(crate) struct InMap(Arc<Inner>);
@@ -483,7 +453,8 @@ impl Drop for InMap {
 impl Drop for Inner {
     /// The last handle has gone, and the workers before it.
     fn drop(&mut self) {
-        if is_forked_copy() {
+        let is_used = |once: &Once| once.detached && !once.has_ended();
+        if is_forked_copy() || self.once.as_ref().is_some_and(is_used) {
             return;
         }
         for (index, slot) in self.area.slots.iter().enumerate() {

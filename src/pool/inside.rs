@@ -6,8 +6,10 @@
 
 use super::area::Area;
 use super::deadlines::Running;
+use super::worker::WorkerSpec;
 use crate::prim::{Acquire, Relaxed};
 use crate::shm::ParticipantId;
+use crate::sys;
 use std::sync::OnceLock;
 
 /// The worker that this process is.
@@ -16,13 +18,85 @@ struct Myself {
     area: Area,
     id: ParticipantId,
     number: usize,
+    name: String,
+    user: ParticipantId,
 }
 
 static MYSELF: OnceLock<Myself> = OnceLock::new();
 
 /// Says what worker this process is, once.
-pub(super) fn enter(area: Area, id: ParticipantId, number: usize) {
-    let _ = MYSELF.set(Myself { area, id, number });
+pub(super) fn enter(area: Area, id: ParticipantId, spec: &WorkerSpec) {
+    let WorkerSpec { number, user, ref name, .. } = *spec;
+    let _ = MYSELF.set(Myself { area, id, number, user, name: name.clone() });
+}
+
+/// The calling process, from [`current_process`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentProcess {
+    name: String,
+    pid: u32,
+}
+
+impl CurrentProcess {
+    /// Its name: that of the [`Process`](crate::Process), `POOL-worker-NUMBER` in a worker of a pool, and
+    /// `main` in a program that this crate has not started.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+/// Returns what the calling process is called, and its id.
+///
+/// # Examples
+/// ```
+/// use procpool::{Process, current_process};
+///
+/// let name = |_: ()| current_process().name().to_string();
+/// assert_eq!(Process::builder().name("clock").spawn(name, ())?.join()?, "clock");
+/// assert_eq!(current_process().name(), "main");
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use]
+pub fn current_process() -> CurrentProcess {
+    let name = MYSELF.get().map_or_else(|| "main".to_string(), |myself| myself.name.clone());
+    CurrentProcess { name, pid: sys::process::own_pid() }
+}
+
+/// The process that has started the calling one, from [`parent_process`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParentProcess {
+    pid: u32,
+    start_time_ticks: u64,
+}
+
+impl ParentProcess {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Returns whether it has not ended. (A process that is not
+    /// [detached](crate::ProcessBuilder::detached) ends with it.)
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !sys::process::is_gone(self.pid, self.start_time_ticks)
+    }
+}
+
+/// Returns the process that had the calling one started by this crate; `None` in one that was not.
+#[must_use]
+pub fn parent_process() -> Option<ParentProcess> {
+    let Myself { area, user, .. } = MYSELF.get()?;
+    let (pid, start_time_ticks) = area.arena.identity_of(*user);
+    Some(ParentProcess { pid, start_time_ticks })
 }
 
 /// Returns whether nobody waits for the outcome of the running task any more, so that it should end: it has

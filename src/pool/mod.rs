@@ -3,7 +3,8 @@
 //! ```text
 //! submit.rs, completion.rs, watched.rs, map.rs, sizer.rs, stream.rs, broadcast.rs
 //!                     fill slots, collect results       (user's process, any thread)
-//! inner.rs, results.rs  free slots, what was set aside  (user's process, private)
+//! process.rs          a pool of one worker and one task
+//! inner.rs, free_slot.rs, results.rs  free slots, what was set aside  (user's process, private)
 //! supervisor.rs, watch.rs, starting.rs, restarts.rs, deadlines.rs, size.rs, settle.rs
 //!                     keep workers alive                (user's process, one thread)
 //! worker.rs, trampolines.rs, task.rs
@@ -29,6 +30,8 @@ mod deadlines;
 #[cfg(not(loom))]
 mod failure;
 #[cfg(not(loom))]
+mod free_slot;
+#[cfg(not(loom))]
 mod histogram;
 #[cfg(not(loom))]
 mod inner;
@@ -41,6 +44,8 @@ mod options;
 #[cfg(not(loom))]
 mod pools;
 #[cfg(not(loom))]
+mod process;
+#[cfg(not(loom))]
 mod recycle;
 #[cfg(not(loom))]
 mod restarts;
@@ -50,6 +55,8 @@ mod results;
 mod seat;
 #[cfg(not(loom))]
 mod settle;
+#[cfg(not(loom))]
+mod setup;
 #[cfg(not(loom))]
 mod shutdown;
 #[cfg(not(loom))]
@@ -100,9 +107,15 @@ pub use completion::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
 pub use histogram::Durations;
 #[cfg(not(loom))]
+pub use inside::{CurrentProcess, ParentProcess, current_process, parent_process};
+#[cfg(not(loom))]
 pub use options::{Priority, Retry, TaskOptions};
 #[cfg(not(loom))]
 pub use pools::Pool;
+#[cfg(not(loom))]
+pub use process::{
+    ActiveChild, Process, ProcessBuilder, ProcessTimeoutError, Stdio, active_children, cpu_count,
+};
 #[cfg(not(loom))]
 pub use recycle::Recycle;
 #[cfg(not(loom))]

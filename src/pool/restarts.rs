@@ -49,7 +49,7 @@ impl Restarts {
             Had::EndedTasks => return,
         };
         let cause = match note {
-            Some(note) => format!("its initializer failed: {note}"),
+            Some(note) => note,
             None => format!("it ended {when}, with {exit}"),
         };
         self.causes.truncate(CAUSES_MAX - 1);

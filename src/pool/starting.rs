@@ -12,8 +12,8 @@ use super::watch::{Place, Watch, Worker};
 use super::worker::{self, WorkerSpec};
 use crate::error::{Error, WorkerExit};
 use crate::prim::Relaxed;
-use crate::process::Forked;
 use crate::process::identity::{CodeOffset, Entry};
+use crate::process::{ForkRequest, Forked};
 use crate::shm::participants::Reserved;
 use crate::sys;
 
@@ -55,7 +55,7 @@ impl Watch {
         };
         let participant = self.arena.reserve_participant(inner.user)?;
         let Place { number, turn } = place;
-        let name = format!("{}-worker-{number}", inner.name);
+        let name = inner.name_of_worker(number);
         let spec = WorkerSpec {
             area: inner.area.address(),
             participant,
@@ -66,12 +66,21 @@ impl Watch {
             number,
             turn,
             recycle: inner.recycle,
+            setup: inner.setup.clone(),
             startup: inner.startup.as_ref().map(Prepared::to_spec),
             grows: inner.idle_timeout.is_some(),
+            once: inner.once.is_some(),
         };
         let sent = postcard::to_stdvec(&spec)
             .map_err(|error| Error::broken(format!("cannot describe a worker: {error}")))
-            .and_then(|argument| guardian.ask_fork(entry, argument, name));
+            .and_then(|argument| {
+                let once = inner.once.as_ref();
+                let streams = once.map_or(Ok([false; 3]), |once| {
+                    once.pass_stdio(|stream| guardian.pass(stream))
+                })?;
+                let detached = once.is_some_and(|once| once.detached);
+                guardian.ask_fork(ForkRequest { entry, argument, name, streams, detached })
+            });
         match sent {
             Ok(()) => Ok(participant),
             Err(error) => {
@@ -122,6 +131,9 @@ impl Watch {
                     let Worker { id, pid, place: Place { number, .. }, .. } = worker;
                     self.workers.push(worker);
                     if let Some(watched) = self.pool(pool) {
+                        if let Some(once) = &watched.inner.once {
+                            once.begin(pid);
+                        }
                         lock(&watched.inner.roster).push(Entered { number, pid, id });
                         watched.inner.counters.workers_started.fetch_add(1, Relaxed);
                     }

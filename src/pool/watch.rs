@@ -23,7 +23,7 @@ use super::settle::{Dead, Pausing, had, settle};
 use super::startup::note_of;
 use super::supervisor::{Mailbox, Request};
 use super::worker::{LEAVING, RETIRING};
-use crate::error::{Error, WorkerExit};
+use crate::error::{Error, TaskError, WorkerExit};
 use crate::prim::Relaxed;
 use crate::process::Guardian;
 use crate::shm::{Arena, ParticipantId};
@@ -234,6 +234,13 @@ impl Watch {
             let Inner { id, ref area, ref recycle, .. } = *pool.inner;
             for number in 0..pool.inner.workers() {
                 let mut turn = area.seat(number).turn();
+                if pool.inner.once.is_some() {
+                    let place = Place { number, turn };
+                    if turn == 0 && !there.contains_key(&(id, place)) {
+                        missing.push((id, place));
+                    }
+                    continue;
+                }
                 let is_leaving = there.get(&(id, Place { number, turn })) == Some(&true);
                 for _ in 0..if is_leaving { recycle.successors() + 1 } else { 1 } {
                     let place = Place { number, turn };
@@ -352,7 +359,13 @@ impl Watch {
             let arena = watched.inner.area.arena;
             watched.restarts.note(had(arena, worker.id), exit, note_of(arena, worker.id));
         }
-        if let Some(Pausing { place, pause }) = settle(&watched.inner, dead) {
+        let pausing = settle(&watched.inner, dead);
+        if let Some(once) = &watched.inner.once {
+            // If it had not begun its task, nobody will.
+            watched.inner.end_lost(TaskError::worker_lost(worker.pid, exit));
+            once.end(exit);
+        }
+        if let Some(Pausing { place, pause }) = pausing {
             self.pausing.push((now + pause, worker.pool, place));
         }
     }
@@ -371,7 +384,12 @@ impl Watch {
         if let Some(guardian) = self.guardian.take() {
             guardian.bury();
         }
-        for worker in std::mem::take(&mut self.workers) {
+        let detached = |worker: &mut Worker| {
+            let of = self.pools.iter().find(|pool| pool.inner.id == worker.pool);
+            of.and_then(|pool| pool.inner.once.as_ref()).is_some_and(|once| once.detached)
+        };
+        let dying = self.workers.extract_if(.., |worker| !detached(worker)).collect::<Vec<_>>();
+        for worker in dying {
             // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
             let _ = sys::process::kill_pidfd(&worker.pidfd);
             let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(Duration::from_secs(10)));
@@ -404,6 +422,12 @@ impl Watch {
     fn remove(&mut self, id: u64, grace: Duration, done: mpsc::Sender<Result<(), Error>>) {
         let killed_at = Instant::now() + grace;
         match self.pool(id) {
+            Some(watched) if watched.inner.once.as_ref().is_some_and(|once| once.detached) => {
+                // It goes on, and is nobody's business any more.
+                self.workers.retain(|worker| worker.pool != id);
+                self.pools.retain(|pool| pool.inner.id != id);
+                let _ = done.send(Ok(()));
+            }
             Some(watched) => {
                 watched.leaving = Some(Leaving { killed_at, done });
                 watched.inner.area.stop(watched.inner.seats_ever.load(Relaxed) as usize);

@@ -21,6 +21,7 @@ use super::context::ContextCache;
 use super::failure;
 use super::recycle::{Life, Recycle};
 use super::seat::Seat;
+use super::setup::Setup;
 use super::slot::Slot;
 use super::startup::{self, StartupSpec, WorkerState};
 use super::task::Invocation;
@@ -52,9 +53,12 @@ pub(crate) struct WorkerSpec {
     pub(crate) number: usize,
     pub(crate) turn: u32,
     pub(crate) recycle: Recycle,
+    pub(super) setup: Setup,
     pub(crate) startup: Option<StartupSpec>,
     /// Whether the pool has more workers when more is to be done (`size.rs`).
     pub(crate) grows: bool,
+    /// Whether this process is there for one task (`process.rs`).
+    pub(crate) once: bool,
 }
 
 /// The first function of a worker process; the guardian forks into it.
@@ -64,10 +68,11 @@ pub(crate) fn main(argument: &[u8]) {
     };
     let name = spec.name.clone();
     sys::membarrier::take_part();
+    let is_set_up = spec.setup.apply(spec.number);
     // Tasks run on a thread of the standard library's making: it has a name, a guard page and the
     // stack that the builder asks for, none of which the main thread of a constructor has.
     let thread = std::thread::Builder::new().name(name).stack_size(spec.stack_bytes);
-    match thread.spawn(move || attach_and_run(&spec)) {
+    match thread.spawn(move || attach_and_run(&spec, is_set_up)) {
         Ok(thread) => {
             let ended = thread.join();
             sys::process::exit_now(if ended.is_ok() { 0 } else { 101 });
@@ -79,7 +84,7 @@ pub(crate) fn main(argument: &[u8]) {
     }
 }
 
-fn attach_and_run(spec: &WorkerSpec) {
+fn attach_and_run(spec: &WorkerSpec, is_set_up: Result<(), String>) {
     fault::point("worker.attach");
     let Some(arena) = Arena::existing() else { return };
     let me = spec.participant.id;
@@ -91,8 +96,13 @@ fn attach_and_run(spec: &WorkerSpec) {
     let Ok(area) = Area::open(arena, spec.area) else { return };
     failure::note_panics();
     let WorkerSpec { user, search_ns, number, turn, ref recycle, ref startup, .. } = *spec;
-    super::inside::enter(area, me, number);
-    let begun = startup.as_ref().map_or(Ok(WorkerState::default()), |startup| startup.begin(&area));
+    super::inside::enter(area, me, spec);
+    let begun = is_set_up.and_then(|()| match startup {
+        Some(startup) => {
+            startup.begin(&area).map_err(|why| format!("its initializer failed: {why}"))
+        }
+        None => Ok(WorkerState::default()),
+    });
     let mut state = match begun {
         Ok(state) => state,
         Err(why) => {
@@ -104,6 +114,7 @@ fn attach_and_run(spec: &WorkerSpec) {
     ledger.started.store(1, Relaxed);
     let seat = area.seat(number);
     fault::point("worker.waiting-for-turn");
+    let failed = Cell::new(false);
     if seat.wait_for(turn) {
         ledger.since_ns.store(sys::clock::monotonic_ns(), Relaxed);
         let (contexts, life) = (ContextCache::default(), Life::begin(recycle));
@@ -117,6 +128,8 @@ fn attach_and_run(spec: &WorkerSpec) {
             turn,
             life,
             grows: spec.grows,
+            once: spec.once,
+            failed: &failed,
             looks: Cell::new(1),
             now_ns: Cell::new(0),
             state: &mut state,
@@ -129,7 +142,7 @@ fn attach_and_run(spec: &WorkerSpec) {
         startup.end(state);
     }
     // Leave as a program leaves: buffers flushed, exit handlers run.
-    std::process::exit(0);
+    std::process::exit(if failed.get() { 101 } else { 0 });
 }
 
 /// Tasks that run for longer are always measured.
@@ -170,6 +183,9 @@ struct Worker<'a> {
     state: &'a mut WorkerState,
     /// Whether the supervisor adds workers when tasks wait.
     grows: bool,
+    /// Whether it leaves after one task, and whether that has failed.
+    once: bool,
+    failed: &'a Cell<bool>,
     /// How often it has looked for a task.
     looks: Cell<u32>,
     /// The time, if hardly any has passed since it was read; else 0.
@@ -184,6 +200,9 @@ pub(super) const RETIRING: u32 = 3;
 impl Worker<'_> {
     fn run(&mut self) {
         loop {
+            if self.once && self.ledger().started.load(Relaxed) == 2 {
+                return self.leave(LEAVING);
+            }
             if self.seat.calls() {
                 if let Some(slot) = self.take_mail() {
                     self.execute(slot);
@@ -329,6 +348,9 @@ impl Worker<'_> {
             self.give_back(index);
             self.ended(started_ns);
             return;
+        }
+        if self.once {
+            self.failed.set(slot.failures.load(Relaxed) != 0);
         }
         let finished = slot.state.finish();
         fault::point("worker.done");

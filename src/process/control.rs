@@ -16,10 +16,22 @@ use super::identity::{CodeOffset, Identity};
 /// What the supervisor asks of the guardian.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Command {
-    /// Fork a process that runs `entry(argument)` and is called `name`.
-    Fork { entry: CodeOffset, argument: Vec<u8>, name: String },
+    /// Fork a process.
+    Fork(ForkRequest),
     /// Reap a dead child and say how it ended.
     Reap { pid: u32 },
+}
+
+/// A process that the guardian is to fork: it runs `entry(argument)` and is called `name`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ForkRequest {
+    pub(crate) entry: CodeOffset,
+    pub(crate) argument: Vec<u8>,
+    pub(crate) name: String,
+    /// Which of its standard streams were passed over the doorbell, before this request.
+    pub(crate) streams: [bool; 3],
+    /// It goes on when the guardian ends.
+    pub(crate) detached: bool,
 }
 
 /// What the guardian answers, in the order of the commands.
@@ -110,7 +122,23 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
 
     /// Takes one ring; `false` if the other side has hung up.
     pub(crate) fn answer_doorbell(&self) -> bool {
+        self.answer_doorbell_keeping(|_| {})
+    }
+
+    /// As [`Control::answer_doorbell`]; `keep` gets a descriptor that was passed.
+    pub(crate) fn answer_doorbell_keeping(&self, keep: impl FnOnce(OwnedFd)) -> bool {
         let mut ring = [0u8; 8];
-        !matches!(sys::fd::receive(&self.doorbell, &mut ring), Ok((0, _)))
+        match sys::fd::receive(&self.doorbell, &mut ring) {
+            Ok((0, _)) => return false,
+            Ok((_, Some(passed))) => keep(passed),
+            _ => {}
+        }
+        true
+    }
+
+    /// Passes a descriptor, for a request that comes after it.
+    pub(crate) fn pass(&self, fd: impl AsFd) -> Result<(), Error> {
+        sys::fd::send(&self.doorbell, b"fd", Some(fd.as_fd()))
+            .map_err(|error| Error::os("pass a stream to the guardian process", error))
     }
 }

@@ -18,13 +18,14 @@
 //! The user's process at any time: the doorbell hangs up (and, if a copy of it went astray into
 //! another child, the pidfd tells): kill all, reap all, exit.
 
-use super::control::{Bootstrap, Command, Control, Forked, Reply};
+use super::control::{Bootstrap, Command, Control, ForkRequest, Forked, Reply};
 use super::identity::{Identity, resolve_entry};
 use crate::error::{Error, WorkerExit};
 use crate::shm::segment::named;
 use crate::shm::{Arena, fault};
 use crate::sys::{self, process::Ended, process::Fork};
 use ipc_channel::ipc::IpcOneShotServer;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -214,7 +215,9 @@ fn exit_if_orphaned(doorbell: &OwnedFd, done: &OwnedFd, place: &Path) {
 /// Serves until the user's process is gone.
 fn serve(control: Control<Reply, Command>, user: OwnedFd, user_pid: u32) {
     let (control, user, children) = (Some(control), Some(user), Vec::new());
-    let mut guardian = Serving { control, user, user_pid, children, has_forked: false };
+    let (passed, detached) = (VecDeque::new(), Vec::new());
+    let mut guardian =
+        Serving { control, user, user_pid, passed, children, detached, has_forked: false };
     while guardian.serve_once().is_some() {}
     guardian.sweep_names();
     for pid in &guardian.children {
@@ -229,7 +232,11 @@ struct Serving {
     control: Option<Control<Reply, Command>>,
     user: Option<OwnedFd>,
     user_pid: u32,
+    /// Descriptors that came over the doorbell for requests to come.
+    passed: VecDeque<OwnedFd>,
     children: Vec<u32>,
+    /// Those that are to outlive this process: reaped if they end before, but not ended.
+    detached: Vec<u32>,
     has_forked: bool,
 }
 
@@ -254,14 +261,15 @@ impl Serving {
     fn serve_once(&mut self) -> Option<()> {
         let (control, user) = (self.control.as_ref()?, self.user.as_ref()?);
         let ready = sys::fd::poll(&[control.doorbell.as_fd(), user.as_fd()], None).ok()?;
-        if ready.get(1) == Some(&true) || !control.answer_doorbell() {
+        let passed = &mut self.passed;
+        if ready.get(1) == Some(&true)
+            || !control.answer_doorbell_keeping(|fd| passed.push_back(fd))
+        {
             return None;
         }
         while let Some(command) = self.control.as_ref()?.try_receive().ok()? {
             let reply = match command {
-                Command::Fork { entry, argument, name } => {
-                    Reply::Forked(self.fork(entry, &argument, &name))
-                }
+                Command::Fork(request) => Reply::Forked(self.fork(&request)),
                 Command::Reap { pid } => Reply::Reaped(self.reap(pid)),
             };
             self.control.as_ref()?.send(reply).ok()?;
@@ -270,7 +278,9 @@ impl Serving {
     }
 
     #[allow(unsafe_code)] // Forks.
-    fn fork(&mut self, entry: super::identity::CodeOffset, argument: &[u8], name: &str) -> Forked {
+    fn fork(&mut self, request: &ForkRequest) -> Forked {
+        let ForkRequest { entry, ref argument, ref name, streams, detached } = *request;
+        let Some(streams) = self.take_passed(streams) else { return Forked::Failed(libc::EBADF) };
         let Some(entry) = resolve_entry(entry) else { return Forked::Failed(libc::ENOEXEC) };
         fault::point("guardian.fork");
         let guardian = sys::process::own_pid();
@@ -280,10 +290,18 @@ impl Serving {
                 // The channels belong to the guardian: a copy here would hide its death.
                 self.control = None;
                 self.user = None;
-                let armed = sys::process::die_with_parent();
-                if armed.is_err() || sys::process::parent_pid() != guardian {
+                if detached {
+                    sys::process::leave_session();
+                } else {
+                    let armed = sys::process::die_with_parent();
+                    if armed.is_err() || sys::process::parent_pid() != guardian {
+                        sys::process::exit_now(1);
+                    }
+                }
+                if sys::fd::set_standard_streams(&streams).is_err() {
                     sys::process::exit_now(1);
                 }
+                drop(streams);
                 sys::process::set_name(name);
                 sys::process::unblock_signals();
                 entry(argument);
@@ -291,7 +309,7 @@ impl Serving {
             }
             Ok(Fork::Parent(pid)) => {
                 fault::point("guardian.forked");
-                self.children.push(pid);
+                if detached { &mut self.detached } else { &mut self.children }.push(pid);
                 self.has_forked = true;
                 Forked::Pid(pid)
             }
@@ -299,11 +317,27 @@ impl Serving {
         }
     }
 
+    /// The descriptors that were passed for a request: they came before it.
+    fn take_passed(&mut self, streams: [bool; 3]) -> Option<[Option<OwnedFd>; 3]> {
+        let wanted = streams.iter().filter(|passed| **passed).count();
+        while self.passed.len() < wanted {
+            let (control, passed) = (self.control.as_ref()?, &mut self.passed);
+            let there = sys::fd::poll_one(control.doorbell.as_fd(), Some(Duration::ZERO)).ok()?;
+            if !there || !control.answer_doorbell_keeping(|fd| passed.push_back(fd)) {
+                return None;
+            }
+        }
+        Some(streams.map(|passed| if passed { self.passed.pop_front() } else { None }))
+    }
+
     fn reap(&mut self, pid: u32) -> Option<WorkerExit> {
-        let place = self.children.iter().position(|child| *child == pid)?;
+        if !self.children.iter().chain(&self.detached).any(|child| *child == pid) {
+            return None;
+        }
         fault::point("guardian.reap");
         let ended = sys::process::reap(pid).ok()?;
-        self.children.swap_remove(place);
+        self.children.retain(|child| *child != pid);
+        self.detached.retain(|child| *child != pid);
         fault::point("guardian.reaped");
         Some(exit_of(ended))
     }

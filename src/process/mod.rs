@@ -26,5 +26,5 @@ pub(crate) mod guardian;
 pub(crate) mod identity;
 pub(crate) mod spawn;
 
-pub(crate) use control::Forked;
+pub(crate) use control::{ForkRequest, Forked};
 pub(crate) use spawn::Guardian;

@@ -5,9 +5,9 @@
 //! passed over the doorbell, and not opened through `/proc/PID/fd`: that fails in a process that
 //! made itself undumpable.
 
-use super::control::{Bootstrap, Command, Control, Forked, Reply};
+use super::control::{Bootstrap, Command, Control, ForkRequest, Forked, Reply};
 use super::guardian::{BEFORE_MAIN, IN_MAIN, VARIABLE, exit_of, program_calls_init};
-use super::identity::{CodeOffset, Identity};
+use super::identity::Identity;
 use crate::error::{Error, WorkerExit};
 use crate::shm::Arena;
 use crate::sys;
@@ -92,13 +92,13 @@ impl Guardian {
 
     /// Posts the request for a new process: [`Guardian::ring`], then [`Guardian::forked`] for the
     /// answer.
-    pub(crate) fn ask_fork(
-        &self,
-        entry: CodeOffset,
-        argument: Vec<u8>,
-        name: String,
-    ) -> Result<(), Error> {
-        self.control.post(Command::Fork { entry, argument, name })
+    pub(crate) fn ask_fork(&self, request: ForkRequest) -> Result<(), Error> {
+        self.control.post(Command::Fork(request))
+    }
+
+    /// Passes a standard stream for the next [`Guardian::ask_fork`].
+    pub(crate) fn pass(&self, stream: impl AsFd) -> Result<(), Error> {
+        self.control.pass(stream)
     }
 
     /// The answer to [`Guardian::ask_fork`].

@@ -50,6 +50,20 @@ pub(crate) fn receive(
     Ok((message.bytes, passed))
 }
 
+/// The device that is empty, and takes everything.
+pub(crate) fn open_null() -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())
+}
+
+/// Makes the given descriptors the standard streams of the calling process.
+pub(crate) fn set_standard_streams(streams: &[Option<OwnedFd>; 3]) -> io::Result<()> {
+    let [stdin, stdout, stderr] = streams;
+    stdin.as_ref().map_or(Ok(()), rustix::stdio::dup2_stdin)?;
+    stdout.as_ref().map_or(Ok(()), rustix::stdio::dup2_stdout)?;
+    stderr.as_ref().map_or(Ok(()), rustix::stdio::dup2_stderr)
+}
+
 /// An event counter for waking a thread that polls.
 pub(crate) fn event_counter() -> io::Result<OwnedFd> {
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -160,6 +160,20 @@ pub(crate) fn die_with_parent() -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
 }
 
+/// Makes the calling process the first of a session of its own: no terminal, no Ctrl-C.
+pub(crate) fn leave_session() {
+    // A process that was just forked leads no group, so this succeeds.
+    let _ = rustix::process::setsid();
+}
+
+/// Sends SIGTERM through a pidfd; a process that is already dead is not an error.
+pub(crate) fn terminate_pidfd(pidfd: impl AsFd) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, Signal::TERM) {
+        Err(Errno::SRCH) => Ok(()),
+        other => other,
+    }
+}
+
 /// Sets the name that `ps` shows (cut to 15 bytes by the kernel).
 pub(crate) fn set_name(name: &str) {
     if let Ok(name) = CString::new(name) {
@@ -207,6 +221,38 @@ pub(crate) fn block_signals_in_this_thread() {
         libc::sigfillset(set.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
     }
+}
+
+/// Keeps the calling thread, and those that it starts, on one of the cores that it may use: the `number`th,
+/// counted round and round.
+pub(crate) fn pin_to_core(number: usize) -> io::Result<()> {
+    let may = rustix::thread::sched_getaffinity(None)?;
+    let cores: Vec<usize> =
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| may.is_set(*core)).collect();
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(cores[number % cores.len().max(1)]);
+    rustix::thread::sched_setaffinity(None, &one)
+}
+
+/// Adds to the calling process's nice value.
+pub(crate) fn be_nice(value: i32) -> io::Result<()> {
+    rustix::process::setpriority_process(None, value)
+}
+
+/// Lets the calling process map so many bytes more than it has.
+pub(crate) fn limit_address_space(bytes: u64) -> io::Result<()> {
+    let line = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 =
+        line.split(' ').next().and_then(|pages| pages.parse().ok()).ok_or(Errno::INVAL)?;
+    let most = (pages * rustix::param::page_size() as u64).saturating_add(bytes);
+    let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
+    rustix::process::setrlimit(rustix::process::Resource::As, limit)
+}
+
+/// Sets a variable of the environment, in a process with one thread.
+pub(crate) fn set_variable(name: &std::ffi::OsStr, value: &std::ffi::OsStr) {
+    // SAFETY: the caller has one thread, so nobody reads the environment now.
+    unsafe { std::env::set_var(name, value) };
 }
 
 /// Asks the kernel to prefer this process over others when memory runs out.
