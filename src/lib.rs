@@ -66,9 +66,13 @@ pub use pool::{
 pub use pool::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
 pub use pool::{
-    Durations, Imap, JoinTimeoutError, Pool, PoolBuilder, Priority, Recycle, Retry, Shutdown,
-    SlowCall, Stats, TaskHandle, TaskOptions, With, WithOptions, WorkerState, WorkerStats,
+    Durations, Imap, JoinTimeoutError, MapHandle, Pool, PoolBuilder, Priority, Recycle, Retry,
+    Shutdown, SlowCall, Stats, TaskHandle, TaskOptions, With, WithOptions, WorkerState,
+    WorkerStats,
 };
+
+#[cfg(all(not(loom), feature = "progress"))]
+pub use pool::Progress;
 
 /// What a task can ask about itself and its worker.
 #[cfg(not(loom))]

@@ -6,6 +6,9 @@ pub const WORKERS_MAX: usize = 512;
 /// Most processes that may be attached to one arena at a time (users' processes and workers).
 pub(crate) const PARTICIPANTS_MAX: usize = 2048;
 
+/// How deep pools and processes may be nested: a task of a pool that a task of a pool has made is two deep.
+pub const NESTING_MAX: usize = 8;
+
 /// Most tasks that a pool's queue may hold.
 pub const QUEUE_CAPACITY_MAX: usize = 1 << 20;
 

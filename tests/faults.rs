@@ -7,7 +7,7 @@
 
 mod support;
 
-use procpool::{Pool, Recycle, TaskHandle, fault};
+use procpool::{Pool, Priority, Recycle, TaskHandle, TaskOptions, fault};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 use support::*;
@@ -58,6 +58,20 @@ fn work(pool: &Pool, round: u64) -> u32 {
     match pool.submit(|n: u64| n, round).unwrap().join() {
         Ok(value) => assert_eq!(value, round),
         Err(error) => count(&error),
+    }
+    // The other ways to a worker: its seat, and the rings of the other priorities.
+    for outcome in pool.broadcast(|n: u64| n, &round).unwrap() {
+        match outcome {
+            Ok(value) => assert_eq!(value, round),
+            Err(error) => count(&error),
+        }
+    }
+    for priority in [Priority::High, Priority::Low] {
+        let options = TaskOptions::new().priority(priority);
+        match pool.submit_with(options, |n: u64| n, round).unwrap().join() {
+            Ok(value) => assert_eq!(value, round),
+            Err(error) => count(&error),
+        }
     }
     // A worker that ends takes the guardian through reaping and forking.
     let ended = pool.submit(leave, ()).unwrap().join();

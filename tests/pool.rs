@@ -392,6 +392,25 @@ fn a_worker_may_have_a_pool_of_its_own() {
     pool.check_invariants().unwrap();
 }
 
+/// Each task makes a pool whose task makes a pool: that ends with an error, and not with the machine.
+#[test]
+fn pools_that_make_pools_for_ever_end_with_an_error() {
+    let _dog = watchdog(60);
+    let pool = Pool::builder().workers(1).name("deep").build().unwrap();
+    let (depth, error) = pool.submit(nest, 1).unwrap().join().unwrap();
+    assert_eq!(depth, procpool::limits::NESTING_MAX as u64);
+    assert!(error.contains("nested 8 deep"), "{error}");
+    let pids = support::descendants(std::process::id());
+    assert!(pids.iter().filter(|pid| support::name_of(**pid).starts_with("nest")).count() == 0);
+}
+
+fn nest(depth: u64) -> (u64, String) {
+    match Pool::builder().workers(1).name("nest").build() {
+        Ok(pool) => pool.submit(nest, depth + 1).unwrap().join().unwrap(),
+        Err(error) => (depth, error.to_string()),
+    }
+}
+
 #[test]
 fn workers_look_like_a_program_after_main_began() {
     let _dog = watchdog(60);

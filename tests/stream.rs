@@ -225,3 +225,33 @@ fn map_reduce_folds_neighbours_in_order() {
     let error = pool.map_reduce(|n: u64| assert!(n != 5, "five"), |(), ()| (), 0..9u64);
     assert_eq!(error.unwrap_err().panic_message(), Some("five"));
 }
+
+#[test]
+fn a_map_in_the_background_ends_with_its_results_or_not_at_all() {
+    let _dog = watchdog(60);
+    let pool = pool_of(2);
+    let squares = pool.submit_map(|n: u64| n * n, 0..1000).unwrap();
+    assert!(squares.wait_timeout(Duration::from_secs(30)) && squares.is_finished());
+    assert_eq!(squares.join().unwrap()[30], 900);
+    let none = pool.submit_map(|n: u64| n, []).unwrap();
+    assert!(none.join().unwrap().is_empty());
+    let panics = |n: u64| if n == 7 { panic!("seven") } else { n };
+    let error = pool.submit_map(panics, 0..100).unwrap().join().unwrap_err();
+    assert_eq!(
+        (error.panic_message(), error.task_error().unwrap().index()),
+        (Some("seven"), Some(7))
+    );
+    let nap = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
+    let endless = pool.submit_map(nap, std::iter::repeat(1)).unwrap();
+    assert!(!endless.wait_timeout(Duration::from_millis(20)));
+    endless.cancel();
+    assert!(endless.join().unwrap_err().task_error().unwrap().is_cancelled());
+    let input = (0..10u64).inspect(|n| assert!(*n < 5, "the input ends badly"));
+    let ends_badly = pool.submit_map(|n: u64| n, input).unwrap();
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ends_badly.join()));
+    assert!(caught.is_err());
+    let last = pool.submit_map(|n: u64| n, 0..5000).unwrap();
+    pool.join().unwrap();
+    assert_eq!(last.join().unwrap().len(), 5000, "what was accepted is done");
+    assert!(pool.submit_map(|n: u64| n, 0..5).unwrap_err().is_closed());
+}

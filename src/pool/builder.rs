@@ -10,7 +10,9 @@ use super::setup::Setup;
 use super::startup::Startup;
 use super::supervisor::Supervisor;
 use crate::error::Error;
-use crate::limits::{NAME_BYTES_MAX, QUEUE_CAPACITY_DEFAULT, QUEUE_CAPACITY_MAX, WORKERS_MAX};
+use crate::limits::{
+    NAME_BYTES_MAX, NESTING_MAX, QUEUE_CAPACITY_DEFAULT, QUEUE_CAPACITY_MAX, WORKERS_MAX,
+};
 use crate::prim::{AtomicU64, Relaxed};
 use crate::shm::{Arena, arena::own_id};
 use crate::sys;
@@ -370,6 +372,12 @@ impl PoolBuilder {
         }
         let idle_timeout = self.idle_timeout.map(|timeout| (timeout, least));
         let arena = Arena::tree(self.arena_bytes)?;
+        if arena.depth_of(own_id()) >= NESTING_MAX {
+            return Err(Error::limit(format!(
+                "pools are nested {NESTING_MAX} deep already: each task that makes a pool would have its \
+                 tasks make another"
+            )));
+        }
         let area = Area::create(arena, self.queue_capacity as u32, own_id())?;
         let restarts = match self.restarts {
             RESTARTS_DEFAULT => (RESTARTS_DEFAULT.0.max(100 * workers as u32), RESTARTS_DEFAULT.1),

@@ -24,6 +24,7 @@
 //! # Tests
 //! `tests/deadlines.rs`.
 
+use super::events::event;
 use super::inner::{Inner, Place, lock};
 use super::options::{Limit, TaskOptions};
 use super::results::Harvested;
@@ -271,6 +272,8 @@ impl Watch {
             return false;
         }
         let error = error.of(inner.function_of(slot), 1);
+        let (pool, pid) = (&*inner.name, self.workers[at].pid);
+        event!(WARN, "task ended", pool = pool, pid = pid, why = &*error.to_string());
         if !slot.is_of_map() {
             inner.end_early(running, error.clone());
         }

@@ -17,6 +17,7 @@ use super::slot::Routing;
 use super::state::Phase;
 use super::submit::Job;
 use super::task::carry_input;
+use super::terms::Terms;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
@@ -30,30 +31,6 @@ use std::sync::Arc;
 
 /// A call that waits for something takes longer than this: two changes of context at the least.
 const BLOCKING_NS: f64 = 5_000.0;
-
-/// What a map may do beyond what it does by itself.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    /// Calls in a batch, if the caller says so.
-    pub(crate) batch: Option<usize>,
-    /// Most calls that are sent and whose outcome has not been given out.
-    pub(crate) window: usize,
-    /// About as many bytes their arguments and results may have.
-    pub(crate) window_bytes: usize,
-    pub(crate) ordered: bool,
-    /// Whether closing the pool lets it go on to its end: the pool's shutdown waits for it.
-    pub(crate) whole: bool,
-}
-
-impl Terms {
-    pub(crate) const WHOLE: Self = Self {
-        batch: None,
-        window: usize::MAX,
-        window_bytes: usize::MAX,
-        ordered: true,
-        whole: true,
-    };
-}
 
 /// Runs `job` on every input; `sink` gets each outcome, in input order, until it breaks.
 pub(crate) fn run<A, R>(
@@ -157,6 +134,14 @@ where
             given: 0,
             sizer: Sizer::new(known_ns, batch),
         })
+    }
+
+    /// How many outcomes have not been given out, if the input says how long it is.
+    #[cfg(feature = "progress")]
+    pub(super) fn left(&self) -> Option<usize> {
+        let (least, most) = self.inputs.size_hint();
+        let exact = most.filter(|most| *most == least)?;
+        Some(exact + usize::from(self.ahead.is_some()) + self.sent - self.given)
     }
 
     /// How many more calls the window has room for.

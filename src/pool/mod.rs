@@ -18,6 +18,8 @@
 #[cfg(not(loom))]
 mod area;
 #[cfg(not(loom))]
+mod background;
+#[cfg(not(loom))]
 mod broadcast;
 #[cfg(not(loom))]
 mod builder;
@@ -27,6 +29,8 @@ mod completion;
 mod context;
 #[cfg(not(loom))]
 mod deadlines;
+#[cfg(not(loom))]
+mod events;
 #[cfg(not(loom))]
 mod failure;
 #[cfg(not(loom))]
@@ -45,6 +49,8 @@ mod options;
 mod pools;
 #[cfg(not(loom))]
 mod process;
+#[cfg(all(not(loom), feature = "progress"))]
+mod progress;
 #[cfg(not(loom))]
 mod recycle;
 #[cfg(not(loom))]
@@ -88,6 +94,8 @@ mod supervisor;
 #[cfg(not(loom))]
 mod task;
 #[cfg(not(loom))]
+mod terms;
+#[cfg(not(loom))]
 mod trampolines;
 #[cfg(not(loom))]
 mod watch;
@@ -100,6 +108,8 @@ mod with_options;
 #[cfg(not(loom))]
 mod worker;
 
+#[cfg(not(loom))]
+pub use background::MapHandle;
 #[cfg(not(loom))]
 pub use builder::PoolBuilder;
 #[cfg(not(loom))]
@@ -116,6 +126,8 @@ pub use pools::Pool;
 pub use process::{
     ActiveChild, Process, ProcessBuilder, ProcessTimeoutError, Stdio, active_children, cpu_count,
 };
+#[cfg(all(not(loom), feature = "progress"))]
+pub use progress::Progress;
 #[cfg(not(loom))]
 pub use recycle::Recycle;
 #[cfg(not(loom))]

@@ -20,6 +20,7 @@
 //! The settler is in the user's process; if that dies, the guardian ends everything.
 
 use super::deadlines::Condemned;
+use super::events::event;
 use super::failure;
 use super::inner::{Inner, Place};
 use super::restarts::Had;
@@ -81,6 +82,7 @@ pub(super) fn settle(inner: &Inner, dead: Dead<'_>) -> Option<Pausing> {
     }
     sync::settle::settle(area.arena, dead.id);
     let pausing = slot.and_then(|index| settle_slot(inner, dead, index));
+    event!(DEBUG, "worker settled", pool = &*inner.name, pid = dead.pid);
     let asleep = ledger.asleep.load(Relaxed) != 0;
     settle_process(area.arena, dead.id);
     if asleep {
@@ -212,6 +214,8 @@ fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next 
     if let Some(pause) = inner.options_of(index).retry_policy().pause(times) {
         slot.progress.store(u64::from(done) * 2, Release);
         inner.counters.retries.fetch_add(1, Relaxed);
+        let (function, pause_ms) = (inner.function_of(slot), pause.as_millis() as u64);
+        event!(INFO, "task retried", function = function, begun = times, pause_ms = pause_ms);
         return Next { call: done, pause };
     }
     let error = TaskError::worker_lost(dead.pid, dead.exit);

@@ -4,6 +4,7 @@
 //! The guardian, before it has answered: the worker may have been forked, and dies with it. A *stray*,
 //! which cannot be watched, is ended and settled like any other worker.
 
+use super::events::event;
 use super::inner::{Inner, lock};
 use super::settle::{Dead, Pausing, end_orphan, settle};
 use super::startup::Prepared;
@@ -134,6 +135,13 @@ impl Watch {
                         if let Some(once) = &watched.inner.once {
                             once.begin(pid);
                         }
+                        event!(
+                            DEBUG,
+                            "worker started",
+                            pool = &*watched.inner.name,
+                            number = number,
+                            pid = pid
+                        );
                         lock(&watched.inner.roster).push(Entered { number, pid, id });
                         watched.inner.counters.workers_started.fetch_add(1, Relaxed);
                     }

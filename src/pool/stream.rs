@@ -4,8 +4,9 @@
 //! within a window, and what was not asked for waits.
 
 use super::Pool;
-use super::map::{self, Map, Terms};
+use super::map::{self, Map};
 use super::submit::Job;
+use super::terms::Terms;
 use super::trampolines;
 use crate::error::{Error, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
@@ -63,6 +64,12 @@ where
     pub fn window_bytes(mut self, bytes: usize) -> Self {
         self.map.terms.window_bytes = bytes;
         self
+    }
+
+    /// How many outcomes are to come, if the input says how long it is.
+    #[cfg(feature = "progress")]
+    pub(super) fn left(&self) -> Option<usize> {
+        self.map.left().map(|left| left + self.ready.len())
     }
 
     /// Sets how many calls travel together, 1 to 65,536. Default: as many as take 0.2 ms, by measurement.

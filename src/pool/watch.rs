@@ -16,6 +16,7 @@
 //! is broken: its tasks fail and say so.
 
 use super::deadlines::{Condemned, Seen};
+use super::events::event;
 use super::inner::{Inner, Place as TaskPlace, lock};
 use super::restarts::{Had, Restarts};
 use super::seat;
@@ -347,12 +348,23 @@ impl Watch {
         if counted {
             // Before the outcome can be seen.
             let counters = &watched.inner.counters;
-            let counter = match (left, condemned) {
-                (LEAVING, _) => &counters.workers_recycled,
-                (RETIRING, _) => &counters.workers_retired,
-                (_, Some(_)) => &counters.workers_killed,
-                (_, None) => &counters.workers_lost,
+            let (counter, why) = match (left, condemned) {
+                (LEAVING, _) => (&counters.workers_recycled, "recycled"),
+                (RETIRING, _) => (&counters.workers_retired, "retired"),
+                (_, Some(_)) => (&counters.workers_killed, "killed for its task"),
+                (_, None) => (&counters.workers_lost, "lost"),
             };
+            let Worker { pid, place: Place { number, .. }, .. } = *worker;
+            let (pool, exit) = (&*watched.inner.name, exit.to_string());
+            event!(
+                INFO,
+                "worker ended",
+                pool = pool,
+                number = number,
+                pid = pid,
+                exit = &*exit,
+                why = why
+            );
             counter.fetch_add(1, Relaxed);
         }
         if counted && condemned.is_none() {

@@ -56,6 +56,8 @@ pub const POINTS: &[&str] = &[
     "worker.giving-back",
     "worker.given-back",
     "worker.queued-again",
+    "worker.mail-written-down",
+    "worker.mail-claimed",
     "alloc.locked",
     "alloc.unlinked",
     "alloc.taken",

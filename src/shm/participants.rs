@@ -264,6 +264,16 @@ impl Arena {
             .collect()
     }
 
+    /// How many processes of the tree are between this one and the first.
+    pub(crate) fn depth_of(&self, id: ParticipantId) -> usize {
+        let parent = |id: &ParticipantId| {
+            Some(Word::from_raw(self.participant(*id).word.load(Acquire)).parent)
+                .filter(|parent| *parent != ParticipantId::NOBODY)
+        };
+        // The table bounds it, whatever is in it.
+        std::iter::successors(parent(&id), parent).take(PARTICIPANTS_MAX).count()
+    }
+
     /// Frees an entry that nothing names any more (R3).
     pub(crate) fn release_participant(&self, id: ParticipantId) {
         let entry = self.participant(id);
