@@ -296,6 +296,28 @@ fn what_a_consumer_had_when_it_was_killed_is_delivered_again_or_dropped() {
     }
 }
 
+/// A consumer that has dropped its handle has still got what it has got.
+#[test]
+fn what_a_dead_consumer_without_a_handle_had_got_is_given_back() {
+    let _dog = watchdog(60);
+    let tasks = JoinableQueue::<u8>::new(4).unwrap();
+    tasks.put(5).unwrap();
+    let got = Event::new().unwrap();
+    let take = |(tasks, got): (JoinableQueue<u8>, Event)| {
+        assert_eq!(tasks.get().unwrap(), 5);
+        drop(tasks);
+        got.set();
+        std::thread::sleep(Duration::from_secs(1000));
+    };
+    let consumer = procpool::Process::spawn(take, (tasks.clone(), got.clone())).unwrap();
+    assert!(got.wait_timeout(Duration::from_secs(30)));
+    assert!(tasks.try_get().is_err(), "it is not given back while the consumer lives");
+    consumer.kill();
+    assert_eq!(tasks.get_timeout(Duration::from_secs(30)).unwrap(), 5);
+    tasks.task_done().unwrap();
+    assert!(tasks.join_timeout(Duration::from_secs(30)));
+}
+
 #[test]
 fn a_join_that_waits_is_told_when_the_last_consumer_dies() {
     let _dog = watchdog(60);

@@ -266,9 +266,43 @@ fn shrunk() {
     assert_eq!(woken(), before);
 }
 
+/// What a terminal does: the signal goes to the whole group.
+#[test]
+fn ctrl_c_ends_all_at_once_and_the_workers_say_nothing() {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    let _dog = watchdog(60);
+    for busy in ["busy", "idle"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = program_in_role(busy, folder.path());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut program = command.process_group(0).spawn().unwrap();
+        wait_for_line(&mut program, "ready");
+        let all = descendants(program.id());
+        assert!(all.len() >= 3, "{all:?}");
+        // SAFETY: sends a signal to the group that was just made.
+        unsafe { libc::kill(-(program.id() as i32), libc::SIGINT) };
+        let output = program.wait_with_output().unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGINT));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{busy}");
+        wait_until("all have gone", || !all.iter().any(|pid| is_running(*pid)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+fn interrupted(busy: bool) {
+    let pool = builder("intr", 2).build().unwrap();
+    let tasks: Vec<_> =
+        (0..if busy { 4 } else { 0 }).map(|_| pool.submit(sleep_ms, 100_000).unwrap()).collect();
+    println!("ready");
+    tasks.into_iter().for_each(|task| drop(task.join()));
+    std::thread::sleep(Duration::from_secs(1000));
+}
+
 #[test]
 fn child_program() {
     match role().as_deref() {
+        Some("busy") => interrupted(true),
+        Some("idle") => interrupted(false),
         Some("shrunk") => shrunk(),
         Some(other) => panic!("no role {other}"),
         None => {}

@@ -278,6 +278,11 @@ impl<'a> Buffer<'a> {
         self.cells.counts().0
     }
 
+    /// Whether a value could be put; a moment's view.
+    pub(super) fn has_room(&self) -> bool {
+        self.cells.has_room()
+    }
+
     /// Whether there is a value, or may be one when whoever is at it has ended.
     pub(super) fn is_drained(&self) -> bool {
         self.cells.counts() == (0, 0)

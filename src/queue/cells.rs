@@ -189,6 +189,20 @@ impl<'a> Cells<'a> {
         }
     }
 
+    /// Whether the next cell can be claimed for filling; a moment's view.
+    pub(crate) fn has_room(&self) -> bool {
+        loop {
+            let at = Position::from_raw(self.tail.load(Relaxed));
+            let (_, _, state, lap) = self.look(at);
+            match (lap, state.state) {
+                (Lap::Same, EMPTY) => return true,
+                (Lap::Same | Lap::Later, _) => self.pass(self.tail, at),
+                (Lap::Earlier, _) if self.tail.load(Relaxed) == at.to_raw() => return false,
+                (Lap::Earlier, _) => {}
+            }
+        }
+    }
+
     /// Publishes a cell that has been filled.
     #[inline]
     pub(crate) fn fill(&self, claim: Claim<'_>) {

@@ -17,7 +17,32 @@ use crate::sync::state::Deadline;
 use crate::sync::state::room::Room;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+/// The queues of which this process has got values that it is not done with, and how many: it keeps a
+/// handle for them, so that they are given back when it dies, also if it had dropped its own.
+static OWED: Mutex<Vec<(Handle<ChainState>, usize)>> = Mutex::new(Vec::new());
+
+/// Notes that this process has got a value.
+fn owe(handle: &Handle<ChainState>) {
+    let mut owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);
+    match owed.iter_mut().find(|(of, _)| of.is_same(handle)) {
+        Some((_, count)) => *count += 1,
+        None => owed.push((handle.clone(), 1)),
+    }
+}
+
+/// Notes that this process is done with one.
+fn pay(handle: &Handle<ChainState>) {
+    let mut owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(at) = owed.iter().position(|(of, _)| of.is_same(handle)) else { return };
+    owed[at].1 -= 1;
+    let paid = (owed[at].1 == 0).then(|| owed.swap_remove(at));
+    drop(owed);
+    // Letting go of it takes locks of its own.
+    drop(paid);
+}
 
 /// What becomes of a value whose consumer died before it said that it was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -165,6 +190,7 @@ impl<T: Kept> JoinableQueue<T> {
             };
             match wait(&state.getters, caller, deadline, attempt) {
                 Some(Ok(())) => {
+                    owe(&self.handle);
                     state.putters.notify(caller, 1);
                     // What it leads to is held by the entry until it is done.
                     decode_bytes(&scratch.before)
@@ -239,6 +265,7 @@ impl<T: Kept> JoinableQueue<T> {
             )));
         };
         drop(carried);
+        pay(&self.handle);
         if self.unfinished() == 0 {
             state.joiners.notify(caller, u32::MAX);
             if self.is_closed() {

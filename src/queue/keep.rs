@@ -2,6 +2,7 @@
 
 use super::{chain, pipe, queue};
 use crate::collections;
+use crate::prim::{SeqCst, fence};
 use crate::shm::keeper::{self, Keeper, Part};
 use crate::shm::objects::{Described, Objects};
 use crate::shm::{Arena, ParticipantId};
@@ -59,7 +60,9 @@ fn settle(locked: &Objects<'_>, described: Described, dead: ParticipantId) {
 
 fn gone(arena: &Arena, kind: u32) {
     if kind == END {
-        // Whoever waits at the other end looks whether this one is still there.
+        // Whoever waits at the other end looks whether this one is still there. It has entered itself before
+        // it looked: the barrier has us see it, or it the end.
+        fence(SeqCst);
         arena.each_waiter(&mut |_, waiter| waiter.poke());
     }
 }

@@ -122,6 +122,11 @@ impl Transfer<'_> {
         match put {
             Ok(Some(Ok(()))) => {
                 self.state.getters.0.notify(self.caller, 1);
+                // Cells may be emptied out of order: the advice for a later one came while this one was in
+                // the way, and whoever was advised has found nothing. So who fills one looks for the next.
+                if self.state.putters.0.waiting() > 0 && self.buffer.has_room() {
+                    self.state.putters.0.notify(self.caller, 1);
+                }
                 Ok(())
             }
             Ok(Some(Err(ended))) => {
