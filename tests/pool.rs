@@ -392,6 +392,29 @@ fn a_worker_may_have_a_pool_of_its_own() {
     pool.check_invariants().unwrap();
 }
 
+/// Two threads once took the same place for their contexts, and tasks read the other's.
+#[test]
+fn contexts_of_many_threads_are_kept_apart() {
+    let _dog = watchdog(60);
+    let pool = pool();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..300 {
+                    let mine = vec![thread * 1000 + round; 20];
+                    let with = pool.with(&mine);
+                    let sums =
+                        with.map(|mine: &Vec<u64>, n: u64| mine.iter().sum::<u64>() + n, 0..3);
+                    let sum = (thread * 1000 + round) * 20;
+                    assert_eq!(sums.unwrap(), [sum, sum + 1, sum + 2]);
+                }
+            });
+        }
+    });
+    pool.check_invariants().unwrap();
+}
+
 /// Each task makes a pool whose task makes a pool: that ends with an error, and not with the machine.
 #[test]
 fn pools_that_make_pools_for_ever_end_with_an_error() {

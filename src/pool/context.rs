@@ -1,15 +1,15 @@
 //! Contexts: a value that every call of a `map` may read, sent once and decoded once per worker.
 //!
 //! # Rules
-//! R1. The user's process writes a place's offset and length, then its id (Release). Ids are never
-//!     reused in a pool; 0 means free.
+//! R1. A thread of the user's process takes a free place, by a swap of its id from 0 to [`TAKEN`]; writes its
+//!     offset and length, then its id (Release). Ids are never reused in a pool; 0 means free.
 //! R2. A place is freed when no handle, map or unfinished task refers to it (an `Arc` in the user's
 //!     process), so a worker that runs a task with a context always finds it.
 //! R3. A worker keeps what it decoded until the place has another id or none, which it looks at
 //!     before it sleeps and before it runs a task with a context. A context that carried handles
 //!     wakes the workers when it goes, so that what they hold goes too.
 
-use super::area::Area;
+use super::area::{Area, ContextPlace};
 use crate::codec::{ArenaWriter, EncodeError, Stream, encode};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::CONTEXTS_MAX;
@@ -19,6 +19,9 @@ use crate::shm::arena::is_forked_copy;
 use crate::sync::crossing::Carried;
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::{Any, type_name};
+
+/// The id of a place that somebody is about to use.
+const TAKEN: u64 = u64::MAX;
 
 /// A context in the arena; dropping it frees its place.
 #[derive(Debug)]
@@ -47,7 +50,9 @@ impl Context {
                 return Err(TaskError::cannot_cross::<C>(Step::DecodeContext, message).into());
             }
         }
-        let free = area.contexts().iter().position(|place| place.id.load(Relaxed) == 0);
+        let take =
+            |place: &ContextPlace| place.id.compare_exchange(0, TAKEN, Relaxed, Relaxed).is_ok();
+        let free = area.contexts().iter().position(take);
         let Some(place) = free else {
             return Err(Error::limit(format!(
                 "all {CONTEXTS_MAX} places for contexts of this pool are taken"
