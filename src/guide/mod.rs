@@ -3,6 +3,7 @@
 //! - [`architecture`]: processes, memory, the path of one task, the layers, and where to look.
 //! - [`crash_model`]: for each step of that path, who may die, what the others see, and who repairs
 //!   it.
+//! - [`cookbook`]: a page for each question: time limits, retries, memory, state, futures, shutting down.
 //! - [`from_python`]: where everything of `multiprocessing` and `concurrent.futures` is.
 
 #[doc = include_str!("architecture.md")]
@@ -10,6 +11,9 @@ pub mod architecture {}
 
 #[doc = include_str!("crash_model.md")]
 pub mod crash_model {}
+
+#[doc = include_str!("cookbook.md")]
+pub mod cookbook {}
 
 #[doc = include_str!("from_python.md")]
 pub mod from_python {}
