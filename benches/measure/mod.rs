@@ -49,7 +49,7 @@ impl Limit {
         match self {
             Self::TimesFaster(_) => format!("{} x faster", digits(peer_ns / ours_ns)),
             Self::PerSecond(_) => format!("{} M/s", digits(1e3 / ours_ns)),
-            Self::Nanos(_) if !peer_ns.is_finite() => String::new(),
+            _ if !peer_ns.is_finite() => String::new(),
             _ => digits(ours_ns / peer_ns),
         }
     }

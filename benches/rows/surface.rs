@@ -2,21 +2,28 @@
 //!
 //! - *A process for each task*: two at a time on all sides; the calls do next to nothing.
 //! - *Recycling*: calls of 100 µs in workers that are replaced after 100 of them, against workers that stay.
+//! - *A time limit, retries*: a map of a million small calls with options that never do anything, against one
+//!   without.
+//! - *One worker more*: `resize` until the new one has been forked; back again is not counted.
+//! - *The end of a call that runs too long*: how long after its limit of 50 ms its handle knows, while 63 other
+//!   workers spin on two cores; and how long `abort` of a call that spins takes.
 //! - *Outcomes one by one*: calls of about 1 µs, taken from an iterator that stays within its window.
 
 use super::granularity::spin;
 use super::map::{square_plus_one, squares};
 use super::pool;
-use crate::measure::{Limit, ROUNDS, Side, Table};
+use crate::measure::{Limit, ROUNDS, Side, Spread, Table};
 use crate::peers::python::Python;
 use crate::peers::spawned;
-use procpool::{Pool, Recycle};
+use procpool::sync::Event;
+use procpool::{Pool, Recycle, Retry, TaskOptions};
 use std::time::{Duration, Instant};
 
 const PYTHON_RECYCLE: &str = include_str!("../python_recycle.py");
 const PROCESSES: u64 = 400;
 const PEER_PROCESSES: u64 = 100;
 const CALLS: u64 = 2_000;
+const MANY_CALLS: u64 = 1_000_000;
 const SHORT_CALLS: u64 = 100_000;
 /// About a microsecond.
 const SHORT_STEPS: u64 = 1_000;
@@ -52,7 +59,90 @@ fn spins(pool: &Pool, calls: u64, one_by_one: bool) -> Duration {
     elapsed
 }
 
+/// One call per `spread`, timed from the outside.
+fn spread(rounds: usize, mut one: impl FnMut() -> Duration) -> Spread {
+    let mut times: Vec<f64> = (0..rounds).map(|_| one().as_nanos() as f64).collect();
+    Spread::of(&mut times)
+}
+
+fn spin_for_ever((begun, _): (Event, u64)) -> u64 {
+    begun.set();
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// Policies of single tasks, and the number of workers.
+pub(crate) fn option_rows(table: &mut Table) {
+    let name = "map with a time limit and retries that are never used";
+    if table.wants(name) {
+        let plain = pool(2);
+        let limited = Pool::builder()
+            .workers(2)
+            .task_timeout(Duration::from_secs(3600))
+            .retry(Retry::lost(3))
+            .build()
+            .expect("a pool");
+        table.compare(
+            name,
+            Limit::AtMost(1.02),
+            2 * ROUNDS,
+            Side::new("", MANY_CALLS, |calls| squares(&limited, calls)),
+            Side::new("map", MANY_CALLS, |calls| squares(&plain, calls)),
+        );
+    }
+    let name = "resize to one worker more";
+    if table.wants(name) {
+        let pool = pool(2);
+        let one_more = spread(100, || {
+            let start = Instant::now();
+            pool.resize(3).expect("a worker");
+            let elapsed = start.elapsed();
+            pool.resize(2).expect("fewer");
+            while pool.stats().workers.len() > 2 {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            elapsed
+        });
+        table.absolute(name, Limit::Nanos(1e6), one_more);
+    }
+    let name = "abort of a call that spins";
+    if table.wants(name) {
+        let (pool, begun) = (pool(2), Event::new().expect("an event"));
+        let abort = spread(100, || {
+            begun.clear();
+            let task = pool.submit(spin_for_ever, (begun.clone(), 0)).expect("a task");
+            begun.wait();
+            let start = Instant::now();
+            assert!(task.abort());
+            assert!(task.join().is_err());
+            start.elapsed()
+        });
+        table.absolute(name, Limit::Nothing, abort);
+    }
+    let name = "lateness of a time limit, 63 other workers busy";
+    if table.wants(name) {
+        const LIMIT: Duration = Duration::from_millis(50);
+        let pool = Pool::builder().workers(64).build().expect("a pool");
+        let busy: Vec<_> = (0..63)
+            .map(|_| pool.submit(spin_for_ever, (Event::new().expect("one"), 0)).expect("a task"))
+            .collect();
+        let begun = Event::new().expect("an event");
+        let late = spread(30, || {
+            begun.clear();
+            let options = TaskOptions::new().timeout(LIMIT);
+            let task =
+                pool.submit_with(options, spin_for_ever, (begun.clone(), 0)).expect("a task");
+            let error = task.join().expect_err("it is late");
+            error.ran_for().expect("it ran").saturating_sub(LIMIT)
+        });
+        table.absolute(name, Limit::Nanos(20e6), late);
+        drop(busy);
+    }
+}
+
 pub(crate) fn rows(table: &mut Table) {
+    option_rows(table);
     let name = "a fresh process for each task";
     if table.wants(name) {
         let pool = recycled(Recycle::after_tasks(1));
