@@ -2,6 +2,7 @@
 
 use super::Pool;
 use super::context::Context;
+use super::options::TaskOptions;
 use super::pools::{collect, collect_each, without_argument};
 use super::submit::{self, Job, TaskHandle};
 use super::trampolines;
@@ -19,12 +20,22 @@ use std::sync::Arc;
 pub struct With<'a, C> {
     pool: &'a Pool,
     context: Result<Arc<Context>, Error>,
+    options: TaskOptions,
     of: PhantomData<fn(&C)>,
 }
 
 impl<'a, C> With<'a, C> {
     pub(super) fn new(pool: &'a Pool, context: Result<Arc<Context>, Error>) -> Self {
-        Self { pool, context, of: PhantomData }
+        Self { pool, context, options: TaskOptions::new(), of: PhantomData }
+    }
+
+    /// Has the tasks that are started through it run with `options`; see [`Pool::with_options`].
+    ///
+    /// # Errors
+    /// Options that make no sense are reported by the calls on it.
+    pub fn options(mut self, options: TaskOptions) -> Self {
+        self.options = options;
+        self
     }
 }
 
@@ -36,7 +47,7 @@ impl<C: Serialize + DeserializeOwned + 'static> With<'_, C> {
         R: Serialize + DeserializeOwned + 'static,
     {
         let code = trampolines::code_with_context_of::<F, C, A, R>(function)?;
-        Ok(Job { context: Some(self.context.clone()?), ..Job::new(code) })
+        Job { context: Some(self.context.clone()?), ..Job::new(code) }.with(self.options)
     }
 
     /// Runs `function` on the context and every input; see [`Pool::map`].
