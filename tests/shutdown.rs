@@ -163,7 +163,7 @@ fn a_busy_pool_grows_and_shrinks_and_loses_nothing() {
             let workers = 1 + random.next() as usize % 6;
             pool.resize(workers).unwrap();
             assert_eq!(pool.workers(), workers);
-            if random.next() % 2 == 0 {
+            if random.next().is_multiple_of(2) {
                 let pids = workers_of(std::process::id(), "sh5");
                 kill(pids[random.next() as usize % pids.len()], libc::SIGKILL);
             }

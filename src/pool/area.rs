@@ -197,6 +197,7 @@ impl Area {
     /// Which rings to look at, in this order; all of them, and `lowest_first`, now and then.
     #[inline]
     pub(crate) fn rings_to_look_at(&self, lowest_first: bool) -> &'static [usize] {
+        // SYNC(prioritised): pairs with the Release in `queue`.
         match (self.header.control.0.prioritised.load(Acquire), lowest_first) {
             (0, _) => &[NORMAL],
             (_, false) => &[0, 1, 2],

@@ -16,7 +16,7 @@ pub(super) struct Histogram {
     max_ns: u64,
 }
 
-/// What a [`Histogram`] says.
+/// How long things took, from a histogram.
 ///
 /// Half of the durations are at most `p50`, 99 of 100 at most `p99`; both are at most an eighth off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

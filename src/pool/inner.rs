@@ -329,7 +329,7 @@ impl Inner {
         let place = Place { index, generation: self.slot(index).state.load().generation };
         if for_submit {
             slots.tally.submitted += 1;
-            sampled = slots.tally.submitted % SAMPLED_EACH == 0;
+            sampled = slots.tally.submitted.is_multiple_of(SAMPLED_EACH);
             slots.submitted.push_back(place);
             if slots.submitted.len() > 2 * self.area.slots.len() {
                 // Most were joined since: keep those that still are in their slots.

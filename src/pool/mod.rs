@@ -24,6 +24,8 @@ mod broadcast;
 #[cfg(not(loom))]
 mod builder;
 #[cfg(not(loom))]
+mod children;
+#[cfg(not(loom))]
 mod completion;
 #[cfg(not(loom))]
 mod context;
@@ -113,6 +115,8 @@ pub use background::MapHandle;
 #[cfg(not(loom))]
 pub use builder::PoolBuilder;
 #[cfg(not(loom))]
+pub use children::{ActiveChild, active_children, cpu_count};
+#[cfg(not(loom))]
 pub use completion::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
 pub use histogram::Durations;
@@ -123,9 +127,7 @@ pub use options::{Priority, Retry, TaskOptions};
 #[cfg(not(loom))]
 pub use pools::Pool;
 #[cfg(not(loom))]
-pub use process::{
-    ActiveChild, Process, ProcessBuilder, ProcessTimeoutError, Stdio, active_children, cpu_count,
-};
+pub use process::{Process, ProcessBuilder, ProcessTimeoutError, Stdio};
 #[cfg(all(not(loom), feature = "progress"))]
 pub use progress::Progress;
 #[cfg(not(loom))]

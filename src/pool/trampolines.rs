@@ -30,7 +30,7 @@ pub(crate) enum Request<'a, 'b> {
 impl<'a, 'b> Request<'a, 'b> {
     /// The batch to run with a function of type `F`, if that is what is wanted.
     #[inline]
-    fn to_run<F>(self) -> Option<&'a mut Invocation<'b>> {
+    fn into_run<F>(self) -> Option<&'a mut Invocation<'b>> {
         match self {
             Self::Run(invocation) => Some(invocation),
             Self::Name(name) => {
@@ -120,7 +120,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    let Some(invocation) = request.to_run::<F>() else { return };
+    let Some(invocation) = request.into_run::<F>() else { return };
     // SAFETY: `code_with_state_of` had a value of F when it named this function.
     let function: F = unsafe { conjure() };
     let batch = Batch::<A, R>::open(invocation);
@@ -150,7 +150,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    let Some(invocation) = request.to_run::<F>() else { return };
+    let Some(invocation) = request.into_run::<F>() else { return };
     // SAFETY: `code_of_fold` had values of F and G when it named this function.
     let (function, fold): (F, G) = unsafe { (conjure(), conjure()) };
     Batch::<Vec<A>, R>::open(invocation).run(|chunk| {
@@ -165,7 +165,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    let Some(invocation) = request.to_run::<F>() else { return };
+    let Some(invocation) = request.into_run::<F>() else { return };
     // SAFETY: `code_of` had a value of F when it named this function.
     let function: F = unsafe { conjure() };
     Batch::<A, R>::open(invocation).run(function);
@@ -178,7 +178,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    let Some(invocation) = request.to_run::<F>() else { return };
+    let Some(invocation) = request.into_run::<F>() else { return };
     // SAFETY: `code_with_context_of` had a value of F when it named this function.
     let function: F = unsafe { conjure() };
     let slot = invocation.slot;

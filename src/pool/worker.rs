@@ -313,7 +313,7 @@ impl Worker<'_> {
         let looks = self.looks.get();
         self.looks.set(looks.wrapping_add(1));
         let ledger = self.ledger();
-        let rings = self.area.rings_to_look_at(looks % LOWEST_FIRST_EACH == 0);
+        let rings = self.area.rings_to_look_at(looks.is_multiple_of(LOWEST_FIRST_EACH));
         rings.iter().find_map(|priority| {
             let ring = &self.area.rings[*priority];
             let claim = ring.claim(self.me.to_raw(), |position| {

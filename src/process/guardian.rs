@@ -280,7 +280,9 @@ impl Serving {
     #[allow(unsafe_code)] // Forks.
     fn fork(&mut self, request: &ForkRequest) -> Forked {
         let ForkRequest { entry, ref argument, ref name, streams, detached } = *request;
-        let Some(streams) = self.take_passed(streams) else { return Forked::Failed(libc::EBADF) };
+        let Some(streams) = self.take_passed(streams) else {
+            return Forked::Failed(sys::fd::BAD_DESCRIPTOR);
+        };
         let Some(entry) = resolve_entry(entry) else { return Forked::Failed(libc::ENOEXEC) };
         fault::point("guardian.fork");
         let guardian = sys::process::own_pid();

@@ -12,6 +12,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// The error number of a descriptor that is not there.
+pub(crate) const BAD_DESCRIPTOR: i32 = Errno::BADF.raw_os_error();
+
 /// Two connected sockets that keep message boundaries; neither survives `exec`.
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
