@@ -259,6 +259,39 @@ fn a_dropped_or_shut_pool_does_not_wait_for_limits() {
     assert!(task.join().unwrap_err().is_pool_closed());
 }
 
+/// Limits hold after the guardian, and all workers with it, have died.
+#[test]
+fn limits_and_retries_outlive_the_guardian() {
+    succeeds("guardian");
+}
+
+fn guardian() {
+    let pool = builder(2).build().unwrap();
+    let options = TaskOptions::new().timeout(ms(300)).retries(5);
+    for _ in 0..5 {
+        let stuck: Vec<_> =
+            (0..2).map(|_| pool.submit_with(options, sleep_ms, 100_000).unwrap()).collect();
+        let queued = pool.submit_with(options, sleep_ms, 1).unwrap();
+        std::thread::sleep(ms(20));
+        kill(guardian_of(std::process::id()).unwrap(), libc::SIGKILL);
+        for task in stuck {
+            let error = task.join().unwrap_err();
+            assert!(error.is_timed_out(), "begun again, and late again: {error}");
+        }
+        assert_eq!(queued.join().unwrap(), 1);
+    }
+    check(&pool);
+}
+
+#[test]
+fn child_program() {
+    match role().as_deref() {
+        Some("guardian") => guardian(),
+        Some(other) => panic!("no role {other}"),
+        None => {}
+    }
+}
+
 #[test]
 fn a_lost_task_is_begun_again_as_often_as_it_may_be() {
     let _dog = watchdog(60);

@@ -364,6 +364,47 @@ fn every_worker_runs_a_broadcast_once_also_if_it_dies() {
     wait_until("all is settled", || pool.check_invariants().is_ok());
 }
 
+/// A worker that has run all its calls does not run the broadcast as one more: its successor does.
+#[test]
+fn a_broadcast_counts_as_a_call_of_a_worker_that_is_recycled() {
+    let _dog = watchdog(60);
+    let name = "shrec";
+    for calls in [1, 2, 3] {
+        let pool = builder(name, 2).recycle(procpool::Recycle::after_tasks(calls)).build().unwrap();
+        for round in 0..40u64 {
+            let pids = pool.broadcast(|_: u64| (worker::number(), std::process::id()), &round);
+            let seen: Vec<_> = pids.unwrap().into_iter().map(Result::unwrap).collect();
+            assert_eq!((seen[0].0, seen[1].0), (Some(0), Some(1)));
+            assert_ne!(seen[0].1, seen[1].1);
+            assert_eq!(pool.map(|n: u64| n, 0..round % 3).unwrap().len() as u64, round % 3);
+        }
+        assert!(pool.stats().workers_recycled >= 80 / calls - 2, "{:?}", pool.stats());
+        assert_eq!(pool.stats().workers_lost, 0);
+    }
+}
+
+#[test]
+fn workers_are_on_the_cores_that_they_are_pinned_to() {
+    let _dog = watchdog(60);
+    let allowed = |_: ()| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).unwrap();
+        // SAFETY: reads a number.
+        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        (line.split_whitespace().nth(1).unwrap().to_owned(), nice, std::env::var("SETTING").ok())
+    };
+    let pool = builder("shpin", 3).pin_workers().nice(3).env("SETTING", "x").build().unwrap();
+    let cores = pool.broadcast(allowed, &()).unwrap();
+    let cores: Vec<_> = cores.into_iter().map(Result::unwrap).collect();
+    assert!(cores.iter().all(|(cores, ..)| cores.parse::<usize>().is_ok()), "{cores:?}");
+    assert!(cores.iter().all(|(_, nice, setting)| (*nice, setting.as_deref()) == (3, Some("x"))));
+    let different: HashSet<&String> = cores.iter().map(|(cores, ..)| cores).collect();
+    assert_eq!(different.len(), procpool::cpu_count().min(3), "{cores:?}");
+    let nowhere = builder("shdir", 1).current_dir("/not/there").build().unwrap();
+    let error = nowhere.map(sleep_ms, [1]).unwrap_err();
+    assert!(error.is_broken() && error.to_string().contains("/not/there"), "{error}");
+}
+
 #[test]
 fn a_broadcast_ends_when_the_pool_does_or_shrinks() {
     let _dog = watchdog(60);

@@ -141,10 +141,13 @@ impl Error {
             || self.task_error().is_some_and(TaskError::is_timed_out)
     }
 
-    /// Returns whether the pool was closed.
+    /// Returns whether the pool was closed, before the call or while it was under way.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(*self.kind, ErrorKind::Closed)
+            || self
+                .task_error()
+                .is_some_and(|error| error.is_pool_closed() && !error.is_pool_broken())
     }
 
     /// Returns whether the pool is broken: its workers did not start or died too often, or a process of
@@ -152,6 +155,7 @@ impl Error {
     #[must_use]
     pub fn is_broken(&self) -> bool {
         matches!(*self.kind, ErrorKind::Broken(_))
+            || self.task_error().is_some_and(TaskError::is_pool_broken)
     }
 
     /// Returns whether a setting or an argument was refused.

@@ -166,6 +166,13 @@ impl TaskError {
         matches!(self.inner.kind, TaskErrorKind::PoolClosed | TaskErrorKind::PoolBroken(_))
     }
 
+    /// Returns whether the pool broke before the task ended: its workers did not start or died too often. The
+    /// message says which.
+    #[must_use]
+    pub fn is_pool_broken(&self) -> bool {
+        matches!(self.inner.kind, TaskErrorKind::PoolBroken(_))
+    }
+
     /// Returns whether the task was cancelled before it started.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {

@@ -46,7 +46,8 @@ use std::time::{Duration, Instant};
 /// in a fresh worker.
 ///
 /// # Dropping
-/// A dropped pool kills its workers at once; tasks that have not ended fail with
+/// A dropped pool kills its workers at once, and waits for their death (at most ten seconds, should some be
+/// stuck in the kernel); tasks that have not ended fail with
 /// [`TaskError::is_pool_closed`]. [`shutdown`](Pool::shutdown) lets them end first.
 pub struct Pool {
     pub(super) inner: Arc<Inner>,

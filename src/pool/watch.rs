@@ -38,6 +38,9 @@ use std::time::{Duration, Instant};
 /// second in all.
 const FORKS_MAX: u32 = 10;
 
+/// How long killed processes may take to be dead.
+const DEATH_WITHIN: Duration = Duration::from_secs(10);
+
 /// Guardians that may die while a pool is being built before that fails.
 const GUARDIANS_MAX: u32 = 4;
 
@@ -404,7 +407,7 @@ impl Watch {
         for worker in dying {
             // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
             let _ = sys::process::kill_pidfd(&worker.pidfd);
-            let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(Duration::from_secs(10)));
+            let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(DEATH_WITHIN));
             self.end_turn(&worker);
             self.settle_worker(&worker, WorkerExit::Signal(9));
         }
@@ -465,9 +468,12 @@ impl Watch {
         for (_, pidfd) in &doomed {
             let _ = sys::process::kill_pidfd(pidfd);
         }
-        // Waited for right here, so that dropping a pool is done when it returns.
+        // Waited for right here, so that dropping a pool is done when it returns; all together no longer than
+        // this, should some be stuck in the kernel.
+        let enough = Instant::now() + DEATH_WITHIN;
         for (_, pidfd) in &doomed {
-            let _ = sys::fd::poll_one(*pidfd, Some(Duration::from_secs(10)));
+            let left = enough.saturating_duration_since(Instant::now());
+            let _ = sys::fd::poll_one(*pidfd, Some(left));
         }
         let doomed: Vec<u32> = doomed.into_iter().map(|(pid, _)| pid).collect();
         self.replace(&doomed);

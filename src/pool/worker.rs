@@ -204,7 +204,10 @@ impl Worker<'_> {
                 return self.leave(LEAVING);
             }
             if self.seat.calls() {
-                if let Some(slot) = self.take_mail() {
+                // One that has run all its calls leaves the mail to its successor.
+                if !self.life.is_spent()
+                    && let Some(slot) = self.take_mail()
+                {
                     self.execute(slot);
                     continue;
                 }
