@@ -290,6 +290,9 @@ fn ctrl_c_ends_all_at_once_and_the_workers_say_nothing() {
 }
 
 fn interrupted(busy: bool) {
+    // As in a terminal; a shell starts what it runs in the background with SIGINT ignored.
+    // SAFETY: the default action runs no code.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     let pool = builder("intr", 2).build().unwrap();
     let tasks: Vec<_> =
         (0..if busy { 4 } else { 0 }).map(|_| pool.submit(sleep_ms, 100_000).unwrap()).collect();
