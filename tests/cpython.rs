@@ -370,12 +370,17 @@ fn waiting_for_the_first_for_all_and_in_vain() {
 fn a_failure_ends_a_wait_like_a_value() {
     let _dog = watchdog(60);
     let pool = pool_of(2);
-    let slow = |n: u32| {
-        sleep_ms(if n == 3 { 1 } else { 300 });
+    let go_on = procpool::sync::Event::new().unwrap();
+    let slow = |go_on: &procpool::sync::Event, n: u32| {
+        if n != 3 {
+            go_on.wait();
+        }
         panic_at_three(n)
     };
-    let tasks = vec![pool.submit(slow, 1).unwrap(), pool.submit(slow, 3).unwrap()];
+    let with = pool.with(&go_on);
+    let tasks = vec![with.submit(slow, 1).unwrap(), with.submit(slow, 3).unwrap()];
     assert_eq!(wait_any(&tasks, LONG), Some(1));
+    go_on.set();
     let ended: Vec<(usize, bool)> =
         as_completed(tasks).map(|(place, outcome)| (place, outcome.is_ok())).collect();
     assert_eq!(ended, [(1, false), (0, true)]);
