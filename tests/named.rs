@@ -116,8 +116,9 @@ fn hold() {
 }
 
 /// Owns an arena until it is killed.
-fn own_and_hang() {
+fn own_and_hang(pool: bool) {
     let _arena = owner();
+    let _pool = pool.then(|| pool_of(1));
     println!("ready");
     std::thread::sleep(Duration::from_secs(600));
 }
@@ -198,7 +199,8 @@ fn child_program() {
         "collect" => serve_and_collect(),
         "work" => work(),
         "hold" => hold(),
-        "own" => own_and_hang(),
+        "own" => own_and_hang(false),
+        "own-with-pool" => own_and_hang(true),
         "wait" => wait_for_the_owner(),
         "refused" => be_refused(),
         "version" => be_of_another_version(),
@@ -262,6 +264,40 @@ fn an_owner_that_is_killed_at_any_moment_leaves_no_name() {
     for round in 0..40 {
         let mut owner = program("own", &name, folder.path());
         std::thread::sleep(Duration::from_millis(round));
+        kill(owner.id(), libc::SIGKILL);
+        owner.wait().unwrap();
+        wait_until("the name is gone", || files_of(&name).is_empty());
+    }
+}
+
+/// A guardian is there for the name for as long as its owner lives; and those of its pools do as well.
+#[test]
+fn a_name_goes_with_its_owner_also_after_its_guardian() {
+    let _dog = watchdog(60);
+    let folder = tempfile::tempdir().unwrap();
+    for with_pool in [false, true] {
+        let name = unique("kept");
+        let mut owner =
+            program(if with_pool { "own-with-pool" } else { "own" }, &name, folder.path());
+        wait_for_line(&mut owner, "ready");
+        let guardians = || -> Vec<u32> {
+            let mut all = children(owner.id());
+            all.retain(|pid| name_of(*pid) == "procpool-guard" && is_running(*pid));
+            all
+        };
+        // The one for the name has no children.
+        let idle = guardians().into_iter().find(|pid| children(*pid).is_empty()).unwrap();
+        if with_pool {
+            // No time for another one.
+            kill(owner.id(), libc::SIGSTOP);
+            wait_until("it is stopped", || is_stopped(owner.id()));
+            kill(idle, libc::SIGKILL);
+            wait_until("its guardian is dead", || !is_running(idle));
+        } else {
+            kill(idle, libc::SIGKILL);
+            let another = || guardians().first().is_some_and(|pid| *pid != idle);
+            wait_until("there is another guardian", another);
+        }
         kill(owner.id(), libc::SIGKILL);
         owner.wait().unwrap();
         wait_until("the name is gone", || files_of(&name).is_empty());

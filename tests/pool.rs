@@ -6,7 +6,7 @@ use procpool::{JoinTimeoutError, Pool, TaskError, TaskHandle, TrySubmitError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
-use support::watchdog;
+use support::{pool_of, watchdog};
 
 fn pool() -> Pool {
     Pool::builder().workers(2).build().unwrap()
@@ -485,4 +485,22 @@ fn a_forked_copy_of_the_users_process_cannot_disturb_its_pools() {
     assert_eq!(status, 0, "exit code of the child, times 256");
     assert_eq!(task.join(), Ok(7));
     assert_eq!(pool.map(|n: u64| n + 1, 0..3u64).unwrap(), [1, 2, 3]);
+}
+
+/// Raised anew with `resume_unwind`, it has the message that it was raised with; not that of a panic which
+/// the task, or one before it, has caught itself.
+#[test]
+fn a_panic_that_is_raised_again_keeps_its_message() {
+    let pool = pool_of(1);
+    let again = |n: u32| {
+        let caught = std::panic::catch_unwind(|| assert!(n != 1, "caught and forgotten"));
+        if n == 2 {
+            std::panic::resume_unwind(Box::new("raised in silence"));
+        }
+        caught.is_err()
+    };
+    assert_eq!(pool.submit(again, 1).unwrap().join(), Ok(true));
+    let error = pool.submit(again, 2).unwrap().join().unwrap_err();
+    assert_eq!(error.panic_message(), Some("raised in silence"));
+    assert_eq!(error.panic_location(), Some("unknown place"));
 }

@@ -307,6 +307,7 @@ fn child_program() {
         Some("busy") => interrupted(true),
         Some("idle") => interrupted(false),
         Some("shrunk") => shrunk(),
+        Some("guardian") => resized_without_guardian(),
         Some(other) => panic!("no role {other}"),
         None => {}
     }
@@ -383,6 +384,33 @@ fn a_broadcast_counts_as_a_call_of_a_worker_that_is_recycled() {
         }
         assert!(pool.stats().workers_recycled >= 80 / calls - 2, "{:?}", pool.stats());
         assert_eq!(pool.stats().workers_lost, 0);
+    }
+}
+
+/// Making a pool larger needs a guardian: if that has just died, another one.
+#[test]
+fn a_pool_changes_its_size_also_when_its_guardian_has_died() {
+    succeeds("guardian");
+}
+
+fn resized_without_guardian() {
+    let pool = builder("shgua", 1).build().unwrap();
+    for round in 0..20 {
+        let guardian = guardian_of(std::process::id()).unwrap();
+        // It is asked to fork, and dies over that.
+        kill(guardian, libc::SIGSTOP);
+        wait_until("it is stopped", || is_stopped(guardian));
+        std::thread::scope(|scope| {
+            let resized = scope.spawn(|| pool.resize([3, 1][round % 2]));
+            std::thread::sleep(Duration::from_millis(10));
+            kill(guardian, libc::SIGKILL);
+            resized.join().unwrap().unwrap();
+        });
+        let count = pool.broadcast(|_: ()| (), &()).unwrap().len();
+        assert_eq!(count, [3, 1][round % 2]);
+        wait_until("there is a guardian", || {
+            guardian_of(std::process::id()).is_some_and(is_running)
+        });
     }
 }
 

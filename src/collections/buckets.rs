@@ -256,7 +256,6 @@ impl MapStripe {
     }
 
     /// Checks the stripe, which is locked: counts, chains, memory.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check(
         &self,
         changing: &Changing<'_>,
@@ -285,7 +284,6 @@ impl MapStripe {
         super::keep::check_parts(arena, |visit| self.each_part(arena, visit))
     }
 
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check_counts(&self, real: (u64, u64)) -> Result<(), String> {
         let counted = (self.count.load(Relaxed), self.used.load(Relaxed));
         if counted == real {

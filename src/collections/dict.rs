@@ -471,7 +471,6 @@ impl<K: Kept, V: Kept> Dict<K, V> {
     /// # Errors
     /// What is wrong.
     #[doc(hidden)]
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub fn check_invariants(&self) -> Result<(), String> {
         self.handle.state().check(self.handle.caller().arena())
     }

@@ -207,7 +207,6 @@ impl Changing<'_> {
     }
 
     /// Checks that every slot is either reached by the collection or on the list of its class, once.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(crate) fn check_heap(&self, in_use: &HashSet<u64>) -> Result<(), String> {
         let heap = &self.stripe.heap;
         let mut cut = std::collections::HashMap::new();

@@ -45,7 +45,6 @@ pub(crate) fn settle(arena: &Arena, object: Described, dead: ParticipantId) {
 }
 
 /// Checks that what is reachable is nobody's, and reachable once.
-#[cfg(any(debug_assertions, feature = "fault"))]
 pub(crate) fn check_parts(
     arena: &Arena,
     each_part: impl FnOnce(&mut dyn FnMut(Part)),

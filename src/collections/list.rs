@@ -346,7 +346,6 @@ impl<T: Kept> List<T> {
     /// # Errors
     /// What is wrong.
     #[doc(hidden)]
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub fn check_invariants(&self) -> Result<(), String> {
         self.state().check(self.arena())
     }

@@ -317,7 +317,6 @@ impl MapState {
     }
 
     /// Checks everything: counts, chains, every block and slot reachable once or free.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check(&self, arena: &Arena) -> Result<(), String> {
         self.stripes.iter().try_for_each(|stripe| {
             let changing = self.lock(arena, stripe);

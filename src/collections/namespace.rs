@@ -169,7 +169,6 @@ impl Namespace {
     /// # Errors
     /// What is wrong.
     #[doc(hidden)]
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub fn check_invariants(&self) -> Result<(), String> {
         self.handle.state().check(self.handle.caller().arena())
     }

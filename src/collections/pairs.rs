@@ -213,7 +213,6 @@ impl MapStripe {
     }
 
     /// Checks the stripe, which is locked.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check_pairs(
         &self,
         arena: &Arena,

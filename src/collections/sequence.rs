@@ -449,7 +449,6 @@ impl SequenceState {
     }
 
     /// Checks everything: every block and slot reachable once or free.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check(&self, arena: &Arena) -> Result<(), String> {
         let changing = self.change(arena);
         let (mut entries, mut short) = (0, 0);

@@ -5,29 +5,30 @@
 //! program that attaches. In it a namespace with what the programs register.
 //!
 //! # Protocol
-//! The owner starts a guardian, which removes the names of dead owners when this process is gone; then it
-//! creates the segment, fills the header, makes the namespace, and publishes the arena by storing the
+//! The owner starts a guardian, which removes the names of dead owners when this process is gone, and keeps
+//! one (`keeper.rs`); then it creates the segment, fills the header, makes the namespace, and publishes the arena by storing the
 //! magic number. Who attaches finds the file by its name, maps it,
 //! waits for the magic number, compares layout and key, and takes a place among the participants.
 //!
 //! # If a process dies
-//! The owner: its guardian removes the name; who is attached keeps the memory, finds the owner dead when
+//! The owner: its guardians remove the name, also those of its pools; who is attached keeps the memory, finds the owner dead when
 //! it looks, and is told by whatever it waits for. An attached program: whoever waits settles it
 //! (`sync/settle.rs`). Owner and guardian together: the name is swept by the next creation.
 
+mod keeper;
 mod key;
 
 use crate::collections::{Kept, Namespace};
 use crate::error::Error;
 use crate::limits::{ARENA_BYTES_MAX, ARENA_BYTES_MIN, NAMED_ARENA_BYTES_DEFAULT};
-use crate::process::Guardian;
 use crate::shm;
 use crate::shm::arena::LAYOUT;
 use crate::shm::segment::Segment;
 use crate::shm::segment::named::{self, NamedError};
 use crate::sys;
+use keeper::Keeper;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An arena with a name, which programs share that were started separately.
@@ -77,19 +78,17 @@ struct Inner {
     names: Namespace,
     name: String,
     /// The owner's: the segment, and who removes its name at the end.
-    owned: Option<(String, Mutex<Option<Guardian>>)>,
+    owned: Option<(String, Keeper)>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some((segment, guardian)) = &self.owned
+        if let Some((segment, keeper)) = &mut self.owned
             && !shm::arena::is_forked_copy()
         {
             // Swept already, at worst.
             let _ = sys::memory::unlink_named(segment);
-            if let Some(guardian) = guardian.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                guardian.end();
-            }
+            keeper.end();
         }
     }
 }
@@ -146,11 +145,8 @@ impl ArenaBuilder {
             return Err(ArenaError::Exists { name, pid: other.pid });
         }
         let bytes = bytes.next_multiple_of(4096);
-        // Before there is a name, so that no name can be left behind. It has no workers: any arena will
-        // do for it.
-        // It has no workers that could ring.
-        let bell = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
-        let guardian = Guardian::start(&shm::Arena::create(ARENA_BYTES_MIN)?, bell)?;
+        // Before there is a name, so that no name can be left behind.
+        let keeper = Keeper::start()?;
         let created = Segment::create_named(&name, bytes);
         let (segment, file) = created.map_err(|error| ArenaError::of(error, &name))?;
         let segment_name = format!("/{}", file.file);
@@ -159,7 +155,7 @@ impl ArenaBuilder {
             // The mapping stays: it may be this process's arena by now.
             let _ = sys::memory::unlink_named(&segment_name);
         })?;
-        let owned = Some((segment_name, Mutex::new(Some(guardian))));
+        let owned = Some((segment_name, keeper));
         Ok(Arena { inner: Arc::new(Inner { arena, names, name, owned }) })
     }
 

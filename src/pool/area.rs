@@ -10,7 +10,6 @@
 use super::seat::Seat;
 use super::sleep::{EventCount, Searcher};
 use super::slot::Slot;
-#[cfg(any(debug_assertions, feature = "fault"))]
 use super::state::Phase;
 use crate::error::Error;
 use crate::limits::{CONTEXTS_MAX, JOBS_MAX, WORKERS_MAX};
@@ -259,7 +258,6 @@ impl Area {
     }
 
     /// What must hold whenever no operation is under way; for tests.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(crate) fn check_invariants(&self, free: &[u32]) -> Result<(), String> {
         for index in free {
             let phase = self.slots[*index as usize].state.load().phase;

@@ -45,32 +45,37 @@ thread_local! {
 pub(crate) fn note_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let mut message = text_of(info.payload()).to_owned();
-        let mut end = message.len().min(MESSAGE_BYTES_MAX);
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
+        let message = text_of(info.payload());
         let location = info.location().map(ToString::to_string).unwrap_or_default();
         LAST_PANIC.with_borrow_mut(|last| *last = Some(FailureRecord::Panic { message, location }));
         report(info);
     }));
 }
 
-/// The message that `panic!` makes: literal or formatted.
-fn text_of(payload: &dyn Any) -> &str {
+/// The message that `panic!` makes, literal or formatted; not all of it if it is very long.
+fn text_of(payload: &dyn Any) -> String {
     let formatted = || payload.downcast_ref::<String>().map(String::as_str);
     let literal = payload.downcast_ref::<&'static str>().copied();
-    literal.or_else(formatted).unwrap_or("(no message)")
+    let message = literal.or_else(formatted).unwrap_or("(no message)");
+    let mut end = message.len().min(MESSAGE_BYTES_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message[..end].to_owned()
 }
 
-/// The panic that was just caught in this thread.
+/// The panic that was just caught in this thread, from its payload and, unless it was raised again or
+/// without being reported (`resume_unwind`), from what was noted then.
 #[cold]
-pub(crate) fn of_panic() -> FailureRecord {
-    LAST_PANIC.with_borrow_mut(Option::take).unwrap_or_else(|| FailureRecord::Panic {
-        message: "(raised without a message)".into(),
-        location: "unknown place".into(),
-    })
+pub(crate) fn of_panic(payload: &(dyn Any + Send)) -> FailureRecord {
+    let raised = text_of(payload);
+    match LAST_PANIC.with_borrow_mut(Option::take) {
+        // The last one that was reported may have been another, which the task has caught itself.
+        Some(FailureRecord::Panic { message, location }) if message == raised => {
+            FailureRecord::Panic { message, location }
+        }
+        _ => FailureRecord::Panic { message: raised, location: "unknown place".into() },
+    }
 }
 
 /// Links a record for `call` to the slot. Without room for it, the slot notes the call; without

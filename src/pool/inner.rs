@@ -373,8 +373,7 @@ impl Inner {
         lock(&self.slots).tally
     }
 
-    /// The free list, for tests.
-    #[cfg(any(debug_assertions, feature = "fault"))]
+    /// The free list, for whoever checks.
     pub(crate) fn free_list(&self) -> Vec<u32> {
         lock(&self.slots).free.clone()
     }

@@ -32,6 +32,8 @@ mod context;
 #[cfg(not(loom))]
 mod deadlines;
 #[cfg(not(loom))]
+mod dump;
+#[cfg(not(loom))]
 mod events;
 #[cfg(not(loom))]
 mod failure;

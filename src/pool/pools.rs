@@ -240,7 +240,6 @@ impl Pool {
     /// # Errors
     /// What does not hold.
     #[doc(hidden)]
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub fn check_invariants(&self) -> Result<(), String> {
         self.inner.harvest(usize::MAX / 2);
         self.inner.area.check_invariants(&self.inner.free_list())

@@ -97,8 +97,14 @@ impl Watch {
         let before = (inner.workers(), inner.most_workers());
         inner.most_workers.store(workers as u32, Relaxed);
         inner.set_workers(workers);
-        let filled = self.try_fill_up();
-        if filled.is_err() && workers > before.0 {
+        if workers <= before.0 {
+            // What else is missing is nobody's business here.
+            self.fill_up();
+            self.end_unclaimed_mail();
+            return Ok(());
+        }
+        let filled = self.start_missing();
+        if filled.is_err() {
             inner.most_workers.store(before.1 as u32, Relaxed);
             inner.set_workers(before.0);
         }

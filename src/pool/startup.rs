@@ -191,7 +191,7 @@ impl StartupSpec {
         // SAFETY: the offset was made from a `Begin` of this same program, and lies in its code.
         let begin = unsafe { std::mem::transmute::<usize, Begin>(address) };
         let begun = catch_unwind(AssertUnwindSafe(|| begin(area, self.argument)));
-        begun.unwrap_or_else(|_| Err(failure::of_panic().to_string()))
+        begun.unwrap_or_else(|panic| Err(failure::of_panic(&*panic).to_string()))
     }
 
     /// Runs the finaliser, if there is one.

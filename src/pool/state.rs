@@ -114,12 +114,17 @@ pub(crate) struct Finished {
 ///
 /// The futex needs the low half as a word of its own; loom's atomics have no halves, so there the
 /// sleepers' word is beside it and is bumped by `wake_sleepers`.
-#[derive(Debug)]
 #[repr(C)]
 pub(crate) struct StateWord {
     word: AtomicU64,
     #[cfg(loom)]
     bell: AtomicU32,
+}
+
+impl std::fmt::Debug for StateWord {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.load().fmt(formatter)
+    }
 }
 
 impl StateWord {

@@ -66,6 +66,9 @@ pub struct Stats {
     pub arena_capacity_bytes: u64,
     /// Bytes of it that are in use, by all pools.
     pub arena_used_bytes: u64,
+    /// Those of them that are the tables of shared objects and of who waits for them: room for the most that
+    /// there ever were at once. It is used again, and goes with the arena.
+    pub arena_tables_bytes: u64,
 }
 
 /// A call that took long.
@@ -208,6 +211,7 @@ impl Stats {
             workers,
             arena_capacity_bytes: usage.capacity_bytes,
             arena_used_bytes: usage.used_bytes,
+            arena_tables_bytes: inner.area.arena.tables_bytes(),
         }
     }
 }

@@ -149,8 +149,8 @@ where
     pub(super) fn run(mut self, mut function: impl FnMut(A) -> R) {
         while self.next < self.stop {
             let ran = catch_unwind(AssertUnwindSafe(|| self.run_calls(&mut function)));
-            if ran.is_err() {
-                self.fail(&failure::of_panic());
+            if let Err(panic) = ran {
+                self.fail(&failure::of_panic(&*panic));
             }
         }
         self.close();

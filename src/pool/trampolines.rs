@@ -201,8 +201,8 @@ where
             let record = FailureRecord::codec::<C>(Step::DecodeContext, message);
             Batch::<A, R>::open(invocation).fail_all(&record);
         }
-        Err(_) => {
-            let record = failure::of_panic();
+        Err(panic) => {
+            let record = failure::of_panic(&*panic);
             Batch::<A, R>::open(invocation).fail_all(&record);
         }
     }

@@ -41,7 +41,7 @@ const FORKS_MAX: u32 = 10;
 /// How long killed processes may take to be dead.
 const DEATH_WITHIN: Duration = Duration::from_secs(10);
 
-/// Guardians that may die while a pool is being built before that fails.
+/// Guardians that may die while a pool is being built, or made larger, before that fails.
 const GUARDIANS_MAX: u32 = 4;
 
 /// A worker process.
@@ -179,6 +179,15 @@ impl Watch {
         let id = inner.id;
         let restarts = Restarts::new(inner.restarts);
         self.pools.push(Watched { inner, restarts, leaving: None });
+        let started = self.start_missing();
+        if started.is_err() {
+            self.remove(id, Duration::ZERO, mpsc::channel().0);
+        }
+        started
+    }
+
+    /// Starts what is missing, for somebody who waits for that; with another guardian, if this one dies.
+    pub(super) fn start_missing(&mut self) -> Result<(), Error> {
         let mut started = self.try_fill_up();
         for _ in 1..GUARDIANS_MAX {
             if !started.as_ref().is_err_and(Error::is_broken) {
@@ -186,9 +195,6 @@ impl Watch {
             }
             self.bury_guardian();
             started = self.try_fill_up();
-        }
-        if started.is_err() {
-            self.remove(id, Duration::ZERO, mpsc::channel().0);
         }
         started
     }
@@ -207,7 +213,7 @@ impl Watch {
         }
     }
 
-    pub(super) fn try_fill_up(&mut self) -> Result<(), Error> {
+    fn try_fill_up(&mut self) -> Result<(), Error> {
         let missing = self.missing();
         if missing.is_empty() {
             return Ok(());

@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Fork(ForkRequest),
     /// Reap a dead child and say how it ended.
     Reap { pid: u32 },
+    /// End: the user's process goes on without it.
+    End,
 }
 
 /// A process that the guardian is to fork: it runs `entry(argument)` and is called `name`.

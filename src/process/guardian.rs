@@ -131,21 +131,42 @@ fn run(role: Role) -> Result<(), Error> {
     let os = |error| Error::os("watch the user's process", error);
     let user_pidfd = sys::process::open_pidfd(user).map_err(os)?;
     Arena::adopt(Arena::from_descriptor(role.arena)?)?;
-    let control = connect(&role.folder, role.doorbell)?;
+    let user = User { pid: user, pidfd: user_pidfd };
+    let control = connect(&role.folder, role.doorbell, &user)?;
     control.send(Reply::Hello(Identity::own()?))?;
     fault::point("guardian.ready");
-    serve(control, user_pidfd, user);
+    serve(control, user);
     Ok(())
 }
 
+/// The user's process.
+struct User {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+/// Longest wait for the end of a process that has closed its descriptors.
+const END_WITHIN: Duration = Duration::from_millis(900);
+
+impl User {
+    /// Removes the names of dead owners, of which this process, which is dying, may be one.
+    fn sweep_names(&self) {
+        // The doorbell hangs up a moment before a dying process is dead.
+        if named::has_segment(self.pid) {
+            let _ = sys::fd::poll_one(self.pidfd.as_fd(), Some(END_WITHIN));
+        }
+        named::sweep();
+    }
+}
+
 /// Step 2 and 3 of the protocol.
-fn connect(folder: &str, doorbell: OwnedFd) -> Result<Control<Reply, Command>, Error> {
+fn connect(folder: &str, doorbell: OwnedFd, user: &User) -> Result<Control<Reply, Command>, Error> {
     let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
     let base = std::env::temp_dir();
     let place = base.join(folder);
     std::fs::create_dir(&place).map_err(|error| os("make the rendezvous folder", error))?;
     let cleanup = RemoveOnDrop(&place);
-    let accepted = accept_in(&place, &doorbell);
+    let accepted = accept_in(&place, &doorbell, user);
     drop(cleanup);
     let Bootstrap { commands, replies } = accepted?;
     Ok(Control { sender: replies, receiver: commands, doorbell })
@@ -160,7 +181,7 @@ impl Drop for RemoveOnDrop<'_> {
     }
 }
 
-fn accept_in(place: &Path, doorbell: &OwnedFd) -> Result<Bootstrap, Error> {
+fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap, Error> {
     let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
     // A socket's path holds 107 bytes and temporary directories can be deeper: go through /proc.
     let handle = sys::fd::open_folder(place)
@@ -171,7 +192,7 @@ fn accept_in(place: &Path, doorbell: &OwnedFd) -> Result<Bootstrap, Error> {
     let inside = path.strip_prefix(&short).unwrap_or(&path).trim_start_matches('/').to_owned();
     let done = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
     let accepted = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| exit_if_orphaned(doorbell, &done, place));
+        let watcher = scope.spawn(|| exit_if_orphaned(doorbell, &done, place, user));
         sys::fd::send(doorbell, inside.as_bytes(), None)
             .map_err(|error| Error::os("send the rendezvous", error))?;
         let accepted = server.accept().map_err(|error| {
@@ -203,64 +224,51 @@ fn with_temporary_directory<T>(place: &str, make: impl FnOnce() -> T) -> T {
 }
 
 /// Ends the process if the doorbell hangs up before `done` is signalled.
-fn exit_if_orphaned(doorbell: &OwnedFd, done: &OwnedFd, place: &Path) {
+fn exit_if_orphaned(doorbell: &OwnedFd, done: &OwnedFd, place: &Path, user: &User) {
     let ready = sys::fd::poll(&[done.as_fd(), doorbell.as_fd()], None);
     // Until it is connected, the user's process sends nothing: readable means hung up.
     if matches!(ready.as_deref(), Ok([false, true])) {
         let _ = std::fs::remove_dir_all(place);
+        user.sweep_names();
         sys::process::exit_now(0);
     }
 }
 
 /// Serves until the user's process is gone.
-fn serve(control: Control<Reply, Command>, user: OwnedFd, user_pid: u32) {
+fn serve(control: Control<Reply, Command>, user: User) {
     let (control, user, children) = (Some(control), Some(user), Vec::new());
     let (passed, detached) = (VecDeque::new(), Vec::new());
-    let mut guardian =
-        Serving { control, user, user_pid, passed, children, detached, has_forked: false };
+    let mut guardian = Serving { control, user, passed, children, detached, dismissed: false };
     while guardian.serve_once().is_some() {}
-    guardian.sweep_names();
     for pid in &guardian.children {
         sys::process::kill_child(*pid);
     }
     for pid in &guardian.children {
         let _ = sys::process::reap(*pid);
     }
+    match &guardian.user {
+        Some(user) if !guardian.dismissed => user.sweep_names(),
+        _ => named::sweep(),
+    }
 }
 
 struct Serving {
     control: Option<Control<Reply, Command>>,
-    user: Option<OwnedFd>,
-    user_pid: u32,
+    user: Option<User>,
     /// Descriptors that came over the doorbell for requests to come.
     passed: VecDeque<OwnedFd>,
     children: Vec<u32>,
     /// Those that are to outlive this process: reaped if they end before, but not ended.
     detached: Vec<u32>,
-    has_forked: bool,
+    /// The user's process lives, and wants no guardian any more.
+    dismissed: bool,
 }
 
-/// Longest wait for the end of a process that has closed its descriptors. The user's process waits for
-/// a guardian that it has hung up on for one second.
-const END_WITHIN: Duration = Duration::from_millis(900);
-
 impl Serving {
-    /// Removes the names of dead owners, of which the user's process may be one.
-    fn sweep_names(&self) {
-        // A guardian that has never forked is there for the sake of a name (`named/mod.rs`). The doorbell
-        // hangs up a moment before a dying process is dead.
-        if let (Some(user), false) = (&self.user, self.has_forked)
-            && named::has_segment(self.user_pid)
-        {
-            let _ = sys::fd::poll_one(user.as_fd(), Some(END_WITHIN));
-        }
-        named::sweep();
-    }
-
     /// Waits for commands and answers them; `None` when the user's process is gone.
     fn serve_once(&mut self) -> Option<()> {
         let (control, user) = (self.control.as_ref()?, self.user.as_ref()?);
-        let ready = sys::fd::poll(&[control.doorbell.as_fd(), user.as_fd()], None).ok()?;
+        let ready = sys::fd::poll(&[control.doorbell.as_fd(), user.pidfd.as_fd()], None).ok()?;
         let passed = &mut self.passed;
         if ready.get(1) == Some(&true)
             || !control.answer_doorbell_keeping(|fd| passed.push_back(fd))
@@ -271,6 +279,10 @@ impl Serving {
             let reply = match command {
                 Command::Fork(request) => Reply::Forked(self.fork(&request)),
                 Command::Reap { pid } => Reply::Reaped(self.reap(pid)),
+                Command::End => {
+                    self.dismissed = true;
+                    return None;
+                }
             };
             self.control.as_ref()?.send(reply).ok()?;
         }
@@ -312,7 +324,6 @@ impl Serving {
             Ok(Fork::Parent(pid)) => {
                 fault::point("guardian.forked");
                 if detached { &mut self.detached } else { &mut self.children }.push(pid);
-                self.has_forked = true;
                 Forked::Pid(pid)
             }
             Err(error) => Forked::Failed(error.raw_os_error()),

@@ -126,7 +126,9 @@ impl Guardian {
     /// Ends the guardian (and with it every worker that is left) and frees its process entry.
     pub(crate) fn end(self) {
         let Self { control, pidfd } = self;
-        // Hanging up lets it end its workers in order; being killed would do the same.
+        // Hanging up lets it end its workers in order; being killed would do the same. It need not wait
+        // for the death of this process, which hanging up alone would announce.
+        let _ = control.send(Command::End);
         drop(control);
         if !sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(1))).unwrap_or(false) {
             let _ = sys::process::kill_pidfd(&pidfd);

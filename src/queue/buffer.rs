@@ -345,7 +345,6 @@ impl<'a> Buffer<'a> {
     }
 
     /// Checks that nothing is claimed, and that everything is reachable once.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check(&self) -> Result<(), String> {
         let (full, busy) = self.cells.counts();
         if busy != 0 || full > self.cells.count as usize {

@@ -319,7 +319,6 @@ impl ChainState {
     }
 
     /// Checks everything: counts, every block and slot reachable once or free.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(super) fn check(&self, arena: &Arena) -> Result<(), String> {
         let changing = self.change(arena);
         let counted = (self.queued.load(Relaxed), self.unfinished.load(Relaxed));

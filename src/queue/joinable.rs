@@ -350,7 +350,6 @@ impl<T: Kept> JoinableQueue<T> {
     /// # Errors
     /// What is wrong.
     #[doc(hidden)]
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub fn check_invariants(&self) -> Result<(), String> {
         self.handle.state().check(self.arena())
     }

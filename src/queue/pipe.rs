@@ -260,7 +260,6 @@ impl<A: Kept, B: Kept> Pipe<A, B> {
     /// # Errors
     /// What is wrong.
     #[doc(hidden)]
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub fn check_invariants(&self) -> Result<(), String> {
         (0..2).try_for_each(|side| {
             self.transfer(side).ok_or("it is not inside the arena")?.buffer.check()

@@ -318,7 +318,6 @@ impl<T: Kept> Queue<T> {
     /// # Errors
     /// What is wrong.
     #[doc(hidden)]
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub fn check_invariants(&self) -> Result<(), String> {
         self.buffer().ok_or("it is not inside the arena")?.check()
     }

@@ -99,6 +99,21 @@ impl Cell {
 }
 
 impl Ring<'_> {
+    /// The hints, and the cells that are in use, in words.
+    pub(crate) fn describe(&self) -> String {
+        let cells = self.cells.iter().map(|cell| Cell::from_raw(cell.load(Relaxed))).enumerate();
+        let used: Vec<String> = cells
+            .filter(|(_, cell)| cell.state != EMPTY)
+            .map(|(place, cell)| format!("{place}: {cell:?}"))
+            .collect();
+        let (head, tail) = (self.head.load(Relaxed), self.tail.load(Relaxed));
+        format!(
+            "head {head}, tail {tail}, {} cells, in use: [{}]",
+            self.cells.len(),
+            used.join(", ")
+        )
+    }
+
     #[inline]
     fn lap(&self, position: u64) -> u64 {
         (position / self.cells.len() as u64) % LAPS

@@ -215,7 +215,6 @@ impl Arena {
     }
 
     /// Who is answerable for a block; for tests.
-    #[cfg(any(debug_assertions, feature = "fault"))]
     pub(crate) fn owner_of(&self, offset: u64) -> Option<ParticipantId> {
         let head = Head::from_raw(self.head_word(offset)?.load(Relaxed));
         (head.state == USED).then_some(head.owner)
@@ -253,6 +252,18 @@ impl Arena {
 
     pub(crate) fn usage(&self) -> Usage {
         self.lock_allocator().usage()
+    }
+
+    /// Every block in use, with who is answerable for it.
+    pub(crate) fn used_blocks(&self) -> Vec<(Block, ParticipantId)> {
+        let held = self.lock_allocator();
+        let mut blocks = Vec::new();
+        held.walk(|unit, head| {
+            if head.state == USED {
+                blocks.push((held.block(unit), head.owner));
+            }
+        });
+        blocks
     }
 
     /// Gives the memory behind large free blocks back to the system.

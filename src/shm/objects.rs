@@ -30,6 +30,8 @@
 //! object or still the dead process's (R3). That comes before the dead one's blocks are freed,
 //! because settlement takes this lock first. Holding objects: [`Objects::settle`].
 
+mod describe;
+
 use super::arena::{Arena, own_id};
 use super::fault;
 use super::keeper::{self, Part};
@@ -51,8 +53,8 @@ pub(crate) const BLOCKS_MAX: usize = 3;
 pub(super) struct ObjectsState {
     lock: RobustMutex,
     next_uid: AtomicU64,
-    objects: Directory,
-    holdings: Directory,
+    pub(super) objects: Directory,
+    pub(super) holdings: Directory,
     pub(super) waiters: Directory,
 }
 
@@ -211,13 +213,6 @@ impl Arena {
         let object =
             self.objects().get(id.index).filter(|object| object.uid.load(Relaxed) == id.uid);
         object.map_or(0, |object| object.blocks[which].load(Relaxed))
-    }
-
-    /// How many objects and holdings there are; for tests.
-    #[cfg(any(debug_assertions, feature = "fault"))]
-    pub(super) fn count_objects(&self) -> (usize, usize) {
-        let _locked = self.lock_objects();
-        (self.objects().in_use().count(), self.holdings().in_use().count())
     }
 }
 

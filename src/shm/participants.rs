@@ -252,6 +252,16 @@ impl Arena {
         words.filter(|word| word.state == ALIVE).map(|word| word.pid).collect()
     }
 
+    /// Every process that takes part, and what it holds.
+    pub(crate) fn ledgers(&self) -> impl Iterator<Item = (ParticipantId, u32, &Ledger)> {
+        let entries = self.participants().iter().enumerate().skip(1);
+        entries.filter_map(|(index, entry)| {
+            let word = Word::from_raw(entry.word.load(Acquire));
+            let id = ParticipantId::from_raw(index as u64);
+            (word.state == ALIVE).then_some((id, word.pid, &entry.ledger))
+        })
+    }
+
     /// The processes that `parent` had started and that are still entered.
     pub(crate) fn children_of(&self, parent: ParticipantId) -> Vec<ParticipantId> {
         let entries = self.participants().iter().enumerate().skip(1);

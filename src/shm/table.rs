@@ -43,6 +43,17 @@ impl Directory {
     }
 }
 
+impl Arena {
+    /// Bytes of the tables of objects, holdings and waiting threads: they grow, and never shrink (R1).
+    pub(crate) fn tables_bytes(&self) -> u64 {
+        let tables = &self.header().objects;
+        let directories = [&tables.objects, &tables.holdings, &tables.waiters];
+        let chunks = directories.into_iter().flat_map(|directory| &directory.chunks);
+        let chunks = chunks.map(|chunk| chunk.load(Relaxed)).filter(|chunk| *chunk != 0);
+        chunks.map(|chunk| self.block_bytes(chunk)).sum()
+    }
+}
+
 /// A record that can be on a list of free ones.
 pub(crate) trait Record: Shared {
     /// Whether nobody uses it (R2).

@@ -1,0 +1,79 @@
+//! Keeps a guardian for the sake of a name: while an arena's owner lives, there is one that removes the
+//! name when it dies.
+//!
+//! A thread waits for the death of the guardian, and starts another. It sleeps, and needs no processor time.
+//!
+//! # If a process dies
+//! The guardian: another one is there some milliseconds later. Both within those: if the owner has a pool,
+//! that pool's guardian removes the name; if not, the next creation of any named arena does.
+
+use crate::error::Error;
+use crate::limits::ARENA_BYTES_MIN;
+use crate::process::Guardian;
+use crate::shm::Arena;
+use crate::sys;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long until it is tried again to start one, when that has failed.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// See the module documentation.
+pub(super) struct Keeper {
+    ending: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Returns when there is a guardian.
+    pub(super) fn start() -> Result<Self, Error> {
+        let ending = event()?;
+        let guardian = new_guardian()?;
+        let ended = ending.clone();
+        let thread = std::thread::Builder::new()
+            .name("procpool-keeper".into())
+            .spawn(move || keep(guardian, &ended))
+            .map_err(|error| Error::os("start the thread that keeps a name", error))?;
+        Ok(Self { ending, thread: Some(thread) })
+    }
+
+    /// Ends guardian and thread.
+    pub(super) fn end(&mut self) {
+        sys::fd::signal_event(&self.ending);
+        if let Some(thread) = self.thread.take() {
+            // It does not panic; and if it did, it is over.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn event() -> Result<Arc<OwnedFd>, Error> {
+    sys::fd::event_counter().map(Arc::new).map_err(|error| Error::os("make an event", error))
+}
+
+/// A guardian without workers: any arena will do for it, and nobody rings its bell.
+fn new_guardian() -> Result<Guardian, Error> {
+    Guardian::start(&Arena::create(ARENA_BYTES_MIN)?, event()?)
+}
+
+fn keep(guardian: Guardian, ending: &OwnedFd) {
+    sys::process::block_signals_in_this_thread();
+    let mut kept = Some(guardian);
+    loop {
+        let ready = match &kept {
+            Some(guardian) => sys::fd::poll(&[ending.as_fd(), guardian.pidfd()], None),
+            None => sys::fd::poll(&[ending.as_fd()], Some(AGAIN_AFTER)),
+        };
+        match (ready.as_deref(), kept.take()) {
+            (Ok([true, ..]), guardian) => return guardian.into_iter().for_each(Guardian::end),
+            (Ok([false, true]), Some(guardian)) => {
+                guardian.bury();
+                kept = new_guardian().ok();
+            }
+            (_, None) => kept = new_guardian().ok(),
+            (_, guardian) => kept = guardian,
+        }
+    }
+}
