@@ -95,7 +95,7 @@ impl Ordeal {
         let temporary = tempfile::tempdir().map_err(text)?;
         let mut command = Command::new(std::env::current_exe().map_err(text)?);
         command.env(ROLE, "program").env(SEED, seed.to_string()).env("TMPDIR", temporary.path());
-        if random.next() % 2 == 0 {
+        if random.next().is_multiple_of(2) {
             command.env(NAME, format!("torture-{}", std::process::id()));
         } else {
             command.env_remove(NAME);

@@ -442,9 +442,12 @@ impl Account {
         match (self.entry(act), done) {
             (Entry::In(contents), Done::Changed) => drop(contents.put.insert(id)),
             (Entry::Out(contents), Done::Got(value)) => {
-                if !contents.got.insert(value) {
-                    return Err(format!("{act:?} has given {value} a second time"));
-                }
+                let first = contents.got.insert(value);
+                return if first {
+                    Ok(())
+                } else {
+                    Err(format!("{act:?} has given {value} again"))
+                };
             }
             (Entry::Count(count), Done::Changed) => count.sure += 1,
             _ => {}

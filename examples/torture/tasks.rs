@@ -260,7 +260,8 @@ fn time_limits(world: &World, random: &mut Random) -> Result<(), Error> {
     let options = TaskOptions::new().timeout(Duration::from_micros(limit)).grace(Duration::ZERO);
     let tasks: Vec<(u64, TaskHandle<u64>)> = (0..1 + random.next() % 6)
         .map(|_| {
-            let micros = if random.next() % 3 == 0 { 60_000_000 } else { random.next() % 1500 };
+            let micros =
+                if random.next().is_multiple_of(3) { 60_000_000 } else { random.next() % 1500 };
             Ok((micros, world.pool.submit_with(options, nap, micros)?))
         })
         .collect::<Result<_, Error>>()?;
@@ -299,7 +300,7 @@ fn cancel(world: &World, random: &mut Random) -> Result<(), Error> {
     let tasks: Vec<TaskHandle<u64>> =
         (0..20).map(|_| world.pool.submit(nap, random.next() % 300)).collect::<Result<_, _>>()?;
     for task in tasks {
-        let cancelled = random.next() % 2 == 0 && task.cancel();
+        let cancelled = random.next().is_multiple_of(2) && task.cancel();
         let ended = task.join();
         assert_eq!(ended.as_ref().is_err_and(TaskError::is_cancelled), cancelled, "{ended:?}");
         outcome(world, ended, May { cancelled, ..May::default() });
@@ -385,7 +386,7 @@ fn map_reduce(world: &World, random: &mut Random) -> Result<(), Error> {
 fn submit_map(world: &World, random: &mut Random) -> Result<(), Error> {
     let count = random.next() % 20_000;
     let map = world.pool.submit_map(square, 0..count)?;
-    let cancelled = random.next() % 3 == 0;
+    let cancelled = random.next().is_multiple_of(3);
     if cancelled {
         nap(random.next() % 500);
         map.cancel();

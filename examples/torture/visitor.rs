@@ -95,7 +95,7 @@ fn visit() {
 fn work(arena: &Arena, random: &mut Random, first: u64) -> Result<(), String> {
     let text = |error: procpool::Error| error.to_string();
     let Some(shared) = arena.lookup::<Shared>("shared").map_err(text)? else { return Ok(()) };
-    let pool = if random.next() % 3 == 0 {
+    let pool = if random.next().is_multiple_of(3) {
         let builder = Pool::builder().workers(1).name("visitor");
         Some(builder.restart_limit(1_000_000, Duration::from_secs(1)).build().map_err(text)?)
     } else {
