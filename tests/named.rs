@@ -7,6 +7,7 @@ use procpool::collections::{Dict, List};
 use procpool::queue::{GetError, JoinableQueue, Queue};
 use procpool::sync::{Mutex, Semaphore};
 use procpool::{Arena, ArenaError, Pool};
+use std::io::BufRead;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 use support::*;
@@ -123,6 +124,21 @@ fn own_and_hang(pool: bool) {
     std::thread::sleep(Duration::from_secs(600));
 }
 
+/// Owns an arena and waits for nobody, but looks who takes part.
+fn own_and_count() {
+    let arena = owner();
+    arena.lookup::<JoinableQueue<u64>>("tasks").unwrap().unwrap().put(1).unwrap();
+    arena.lookup::<JoinableQueue<u64>>("tasks").unwrap().unwrap().put(2).unwrap();
+    println!("ready");
+    wait_until("somebody has attached", || arena.participants().len() == 2);
+    println!("attached");
+    wait_until("nobody is there any more", || arena.participants() == [std::process::id()]);
+    let permits: Semaphore = arena.lookup("permits").unwrap().unwrap();
+    assert_eq!(permits.available(), 2, "what it held was given back");
+    drop(arena);
+    std::process::exit(0) // Nobody reads any more what the test's harness would print.
+}
+
 /// Waits at an arena whose owner is killed meanwhile.
 fn wait_for_the_owner() {
     let arena = attach();
@@ -201,6 +217,7 @@ fn child_program() {
         "hold" => hold(),
         "own" => own_and_hang(false),
         "own-with-pool" => own_and_hang(true),
+        "count" => own_and_count(),
         "wait" => wait_for_the_owner(),
         "refused" => be_refused(),
         "version" => be_of_another_version(),
@@ -236,6 +253,23 @@ fn a_worker_program_that_is_killed_loses_no_task_and_keeps_no_lock() {
         ends_well(program("work", &name, folder.path()));
         ends_well(owner);
     }
+}
+
+/// Also if nobody waits for anything, which is when the dead are settled otherwise.
+#[test]
+fn the_dead_are_not_among_those_who_take_part() {
+    let (_dog, folder) = (watchdog(100), tempfile::tempdir().unwrap());
+    let name = unique("count");
+    let mut owner = program("count", &name, folder.path());
+    let mut lines = std::io::BufReader::new(owner.stdout.take().unwrap()).lines();
+    let mut hear = |what: &str| assert!(lines.any(|line| line.unwrap().ends_with(what)));
+    hear("ready");
+    let mut other = program("hold", &name, folder.path());
+    wait_for_line(&mut other, "holding");
+    hear("attached");
+    kill(other.id(), libc::SIGKILL);
+    other.wait().unwrap();
+    ends_well(owner);
 }
 
 #[test]

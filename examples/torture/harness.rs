@@ -2,7 +2,8 @@
 
 use super::program::{NAME, PATIENCE, SEED};
 use super::support::{
-    ROLE, Random, children, descendants, is_running, kill, name_of, parent_of, shared_memory_files,
+    ROLE, Random, children, descendants, is_running, is_stopped, kill, name_of, parent_of,
+    shared_memory_files,
 };
 use super::tally::Tally;
 use std::collections::{BTreeMap, HashSet};
@@ -235,6 +236,9 @@ impl Ordeal {
                     if choice == 2 { (libc::SIGTERM, "TERM") } else { (libc::SIGKILL, "KILL") };
                 // Who is stopped forks nobody while its children are counted.
                 kill(pid, libc::SIGSTOP);
+                while is_running(pid) && !is_stopped(pid) {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
                 self.doomed.insert(pid);
                 self.doomed.extend(descendants(pid));
                 kill(pid, signal);

@@ -125,6 +125,13 @@ fn text_of(id: u64) -> String {
     format!("{id} ").repeat((id % 61) as usize + 1)
 }
 
+/// Stays where it would be bad to die, now and then.
+fn linger(id: u64) {
+    if id.is_multiple_of(4) {
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
+
 /// The lock, from whoever died with it, too; and whether that was so.
 fn had<G>(locked: Result<G, LockError<G>>) -> (G, bool) {
     match locked {
@@ -213,6 +220,7 @@ impl Shared {
                 repaired = died;
                 self.repair(&mut pair, died)?;
                 pair[0] += 1;
+                linger(id);
                 pair[1] += 1;
                 Done::Changed
             }
@@ -220,6 +228,7 @@ impl Shared {
                 let (mut note, died) = had_in_time("the note", self.note.lock_timeout(LONG))?;
                 repaired = died;
                 let change = |note: &mut (u64, String)| {
+                    linger(id);
                     let right = note.1 == text_of(note.0);
                     *note = (note.0 + 1, text_of(note.0 + 1));
                     right
@@ -234,6 +243,7 @@ impl Shared {
                 repaired = died;
                 self.repair(&mut table, died)?;
                 table[0] += 1;
+                linger(id);
                 table[1] += 1;
                 Done::Changed
             }
@@ -245,7 +255,9 @@ impl Shared {
                 Done::Nothing
             }
             Act::Permit => {
-                drop(self.permits.acquire_timeout(MOMENT));
+                let permit = self.permits.acquire_timeout(MOMENT);
+                linger(id);
+                drop(permit);
                 Done::Nothing
             }
             Act::Meet => {
@@ -271,8 +283,11 @@ impl Shared {
                 let (mut pair, died) = had_in_time("the pair", self.pair.lock_timeout(LONG))?;
                 self.repair(&mut pair, died)?;
                 repaired = died;
-                // Its two errors hold the lock as well.
-                drop(self.changed.wait_timeout(pair, MOMENT));
+                let (mut pair, died) = match self.changed.wait_timeout(pair, MOMENT) {
+                    Ok((pair, _)) => (pair, false),
+                    Err(error) => (error.into_guard().0, true),
+                };
+                self.repair(&mut pair, died)?;
                 Done::Nothing
             }
             Act::NotifyAll => {

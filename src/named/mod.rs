@@ -13,7 +13,7 @@
 //! # If a process dies
 //! The owner: its guardians remove the name, also those of its pools; who is attached keeps the memory, finds the owner dead when
 //! it looks, and is told by whatever it waits for. An attached program: whoever waits settles it
-//! (`sync/settle.rs`). Owner and guardian together: the name is swept by the next creation.
+//! (`sync/settle.rs`), attaches, or asks who takes part. Owner and guardian together: the name is swept by the next creation.
 
 mod keeper;
 mod key;
@@ -25,6 +25,7 @@ use crate::shm;
 use crate::shm::arena::LAYOUT;
 use crate::shm::segment::Segment;
 use crate::shm::segment::named::{self, NamedError};
+use crate::sync::settle::settle_strangers;
 use crate::sys;
 use keeper::Keeper;
 use std::fmt;
@@ -215,6 +216,8 @@ impl ArenaBuilder {
             return Err(ArenaError::WrongKey { name });
         }
         let arena = arena.join()?;
+        // Nobody may have waited for those who were here before.
+        settle_strangers(arena);
         let names = Namespace::open(arena.root())?;
         Ok(Arena { inner: Arc::new(Inner { arena, names, name, owned: None }) })
     }
@@ -287,9 +290,11 @@ impl Arena {
         &self.inner.name
     }
 
-    /// The process ids of all programs that are attached, and of their workers.
+    /// The process ids of all programs that are attached, and of their workers. What programs that have died
+    /// held is given back first, if that has not been done.
     #[must_use]
     pub fn participants(&self) -> Vec<u32> {
+        settle_strangers(self.inner.arena);
         self.inner.arena.attached()
     }
 
