@@ -14,6 +14,9 @@ const ON_PURPOSE: &str = "on purpose";
 /// What tasks exit with.
 const EXIT_CODE: i32 = 7;
 
+/// What takes longer is reported, though it is no failure: everything is stopped for a while, now and then.
+const SLOW: Duration = Duration::from_secs(2);
+
 type Verb = fn(&World, &mut Random) -> Result<(), Error>;
 
 /// How often each is chosen, its name, and itself.
@@ -47,7 +50,10 @@ pub(crate) fn torment(world: &World, seed: u64, end: Instant) {
             if choice < weight {
                 let began = Instant::now();
                 let ended = world.watched(name, || verb(world, &mut random));
-                world.tally.waited(began);
+                let took = world.tally.waited(began);
+                if took > SLOW {
+                    println!("slow: {name} took {took:?}");
+                }
                 if let Err(error) = ended {
                     panic!("{name}: {error}");
                 }
