@@ -66,9 +66,9 @@ pub use pool::{
 pub use pool::{AsCompleted, as_completed, wait_all, wait_any};
 #[cfg(not(loom))]
 pub use pool::{
-    Durations, Imap, JoinTimeoutError, MapHandle, Pool, PoolBuilder, Priority, Recycle, Retry,
-    Shutdown, SlowCall, Stats, TaskHandle, TaskOptions, With, WithOptions, WorkerState,
-    WorkerStats,
+    Confinement, Durations, Imap, JoinTimeoutError, MapHandle, Pool, PoolBuilder, Priority,
+    Recycle, Retry, Shutdown, SlowCall, Stats, TaskHandle, TaskOptions, With, WithOptions,
+    WorkerState, WorkerStats,
 };
 
 #[cfg(all(not(loom), feature = "progress"))]
@@ -84,6 +84,13 @@ pub mod worker {
 #[doc(hidden)]
 #[cfg(all(not(loom), any(debug_assertions, feature = "fault")))]
 pub use shm::fault;
+
+/// System calls that a test can have fail; not part of the interface.
+#[doc(hidden)]
+#[cfg(all(not(loom), any(debug_assertions, feature = "fault")))]
+pub mod sys_failures {
+    pub use crate::sys::fail::CALLS;
+}
 
 /// Says where in `main` the processes that the crate starts may take over.
 ///

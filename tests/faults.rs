@@ -181,9 +181,13 @@ fn every_point_may_be_the_last_of_a_process() {
         let mut fired = 0;
         // Later passes of the output points are in batches of several calls.
         let later: &[u32] = if point.contains("output") { &[20, 50] } else { &[] };
-        for skip in [0, 1, 7].iter().chain(later) {
-            fired += u32::from(walk(point, *skip, folder.path()));
+        let mut passes = Vec::new();
+        for skip in [0, 1, 7, 99].iter().chain(later) {
+            let killed = walk(point, *skip, folder.path());
+            fired += u32::from(killed);
+            passes.extend(killed.then_some(skip + 1));
         }
+        println!("{point}: killed at passes {passes:?}");
         assert!(fired > 0, "{point} is never passed: the walk does not test it");
         wait_until("the temporary directory is empty", || {
             std::fs::read_dir(folder.path()).unwrap().count() == 0

@@ -2,6 +2,7 @@
 
 use super::Pool;
 use super::area::Area;
+use super::confine::Confinement;
 use super::inner::{Inner, Settings};
 use super::options::{Retry, TaskOptions};
 use super::process::Once;
@@ -298,6 +299,12 @@ impl PoolBuilder {
     /// ```
     pub fn address_space_bytes(mut self, bytes: u64) -> Self {
         self.setup.address_space_bytes = Some(bytes);
+        self
+    }
+
+    /// Takes rights away from the workers; see [`Confinement`]. Default: they may do what the program may.
+    pub fn confine(mut self, confinement: Confinement) -> Self {
+        self.setup.confinement = confinement;
         self
     }
 

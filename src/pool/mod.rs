@@ -28,6 +28,8 @@ mod children;
 #[cfg(not(loom))]
 mod completion;
 #[cfg(not(loom))]
+mod confine;
+#[cfg(not(loom))]
 mod context;
 #[cfg(not(loom))]
 mod deadlines;
@@ -120,6 +122,8 @@ pub use builder::PoolBuilder;
 pub use children::{ActiveChild, active_children, cpu_count};
 #[cfg(not(loom))]
 pub use completion::{AsCompleted, as_completed, wait_all, wait_any};
+#[cfg(not(loom))]
+pub use confine::Confinement;
 #[cfg(not(loom))]
 pub use histogram::Durations;
 #[cfg(not(loom))]

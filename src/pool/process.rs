@@ -10,6 +10,7 @@
 
 use super::Pool;
 use super::builder::PoolBuilder;
+use super::confine::Confinement;
 use super::inner::{Inner, lock};
 use super::submit::{self, Job, TaskHandle};
 use super::trampolines;
@@ -165,6 +166,12 @@ impl ProcessBuilder {
     /// [`PoolBuilder::address_space_bytes`].
     pub fn address_space_bytes(mut self, bytes: u64) -> Self {
         self.pool = self.pool.address_space_bytes(bytes);
+        self
+    }
+
+    /// Takes rights away from it; see [`Confinement`].
+    pub fn confine(mut self, confinement: Confinement) -> Self {
+        self.pool = self.pool.confine(confinement);
         self
     }
 

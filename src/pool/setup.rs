@@ -1,9 +1,10 @@
 //! What a worker's process is like, before it runs anything: its core, priority, environment, directory,
-//! and how much memory it may map.
+//! how much memory it may map, and what it may not do (`confine.rs`).
 //!
 //! # If it fails
 //! The worker leaves a note and ends, as with an initialiser that fails (`startup.rs`).
 
+use super::confine::Confinement;
 use crate::error::Error;
 use crate::sys;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub(super) struct Setup {
     pub(super) directory: Option<PathBuf>,
     /// Beyond what is mapped when the worker starts.
     pub(super) address_space_bytes: Option<u64>,
+    pub(super) confinement: Confinement,
 }
 
 impl Setup {
@@ -36,12 +38,12 @@ impl Setup {
                 )));
             }
         }
-        Ok(())
+        self.confinement.validate()
     }
 
     /// Makes the calling process so. It has one thread.
     pub(super) fn apply(&self, number: usize) -> Result<(), String> {
-        let Self { pinned, nice, environment, directory, address_space_bytes } = self;
+        let Self { pinned, nice, environment, directory, address_space_bytes, confinement } = self;
         let failed = |what: String| move |error| format!("cannot {what}: {error}");
         if *pinned {
             sys::process::pin_to_core(number).map_err(failed("pin it to a core".into()))?;
@@ -61,6 +63,7 @@ impl Setup {
             sys::process::limit_address_space(*bytes)
                 .map_err(failed(format!("limit its address space to {bytes} bytes more")))?;
         }
-        Ok(())
+        // Last: the others may need what it takes away.
+        confinement.apply()
     }
 }

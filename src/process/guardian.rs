@@ -27,6 +27,7 @@ use crate::sys::{self, process::Ended, process::Fork};
 use ipc_channel::ipc::IpcOneShotServer;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -75,6 +76,7 @@ fn before_main() {
     if sys::process::is_privileged_exec() {
         return;
     }
+    sys::fail::set_role(sys::fail::Role::Guardian);
     let Ok(doorbell) = sys::fd::take_standard_input() else { return };
     sys::fd::close_inherited();
     // The descriptors were sent before we were started, so they are there unless nobody meant us.
@@ -164,7 +166,9 @@ fn connect(folder: &str, doorbell: OwnedFd, user: &User) -> Result<Control<Reply
     let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
     let base = std::env::temp_dir();
     let place = base.join(folder);
-    std::fs::create_dir(&place).map_err(|error| os("make the rendezvous folder", error))?;
+    // Others must not enter, whatever the umask says: who connects gets the arena.
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&place);
+    made.map_err(|error| os("make the rendezvous folder", error))?;
     let cleanup = RemoveOnDrop(&place);
     let accepted = accept_in(&place, &doorbell, user);
     drop(cleanup);
@@ -301,6 +305,7 @@ impl Serving {
         // SAFETY: R1: one thread.
         match unsafe { sys::process::fork() } {
             Ok(Fork::Child) => {
+                sys::fail::set_role(sys::fail::Role::Worker);
                 // The channels belong to the guardian: a copy here would hide its death.
                 self.control = None;
                 self.user = None;

@@ -1,6 +1,7 @@
 //! Descriptors: socket pairs, passing one along, polling, the event counter.
 #![allow(unsafe_code)] // Adopts a descriptor number that the standard library does not own.
 
+use super::fail;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::io::{self, Errno};
 use rustix::net::{
@@ -17,6 +18,7 @@ pub(crate) const BAD_DESCRIPTOR: i32 = Errno::BADF.raw_os_error();
 
 /// Two connected sockets that keep message boundaries; neither survives `exec`.
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    fail::attempt("socketpair")?;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
@@ -26,6 +28,7 @@ pub(crate) fn send(
     bytes: &[u8],
     passed: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
+    fail::attempt("sendmsg")?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let passed = passed.map(|fd| [fd]);
@@ -41,6 +44,7 @@ pub(crate) fn receive(
     socket: impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
+    fail::attempt("recvmsg")?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -55,12 +59,14 @@ pub(crate) fn receive(
 
 /// The device that is empty, and takes everything.
 pub(crate) fn open_null() -> io::Result<OwnedFd> {
+    fail::attempt("open")?;
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())
 }
 
 /// Makes the given descriptors the standard streams of the calling process.
 pub(crate) fn set_standard_streams(streams: &[Option<OwnedFd>; 3]) -> io::Result<()> {
+    fail::attempt("dup2")?;
     let [stdin, stdout, stderr] = streams;
     stdin.as_ref().map_or(Ok(()), rustix::stdio::dup2_stdin)?;
     stdout.as_ref().map_or(Ok(()), rustix::stdio::dup2_stdout)?;
@@ -69,6 +75,7 @@ pub(crate) fn set_standard_streams(streams: &[Option<OwnedFd>; 3]) -> io::Result
 
 /// An event counter for waking a thread that polls.
 pub(crate) fn event_counter() -> io::Result<OwnedFd> {
+    fail::attempt("eventfd")?;
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
 }
 
@@ -98,7 +105,9 @@ pub(crate) fn poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Res
             tv_sec: left.as_secs() as i64,
             tv_nsec: i64::from(left.subsec_nanos()),
         });
-        match rustix::event::poll(&mut entries, left.as_ref()) {
+        let polled =
+            fail::attempt("poll").and_then(|()| rustix::event::poll(&mut entries, left.as_ref()));
+        match polled {
             Ok(_) => return Ok(entries.iter().map(|entry| !entry.revents().is_empty()).collect()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error),
@@ -113,6 +122,7 @@ pub(crate) fn poll_one(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Res
 
 /// Moves standard input to a descriptor of our own and puts `/dev/null` in its place.
 pub(crate) fn take_standard_input() -> io::Result<OwnedFd> {
+    fail::attempt("dup2")?;
     // SAFETY: descriptor 0 is open for the length of this call: our parent set it up.
     let input = unsafe { BorrowedFd::borrow_raw(0) };
     let taken = rustix::io::fcntl_dupfd_cloexec(input, 3)?;
@@ -147,6 +157,7 @@ pub(crate) fn close_inherited() {
 
 /// Opens a folder as a place to reach files through, whatever the length of its path.
 pub(crate) fn open_folder(path: &std::path::Path) -> io::Result<OwnedFd> {
+    fail::attempt("open")?;
     use rustix::fs::{Mode, OFlags};
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }

@@ -24,7 +24,9 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
     });
-    match futex::wait(word, Flags::empty(), expected, timespec.as_ref()) {
+    let waited = super::fail::attempt("futex")
+        .and_then(|()| futex::wait(word, Flags::empty(), expected, timespec.as_ref()));
+    match waited {
         Err(rustix::io::Errno::TIMEDOUT) => Woken::TimedOut,
         _ => Woken::LookAgain,
     }

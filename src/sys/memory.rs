@@ -1,6 +1,7 @@
 //! Shared mappings: the sealed memfd, mapping a descriptor, giving pages back.
 #![allow(unsafe_code)] // Mapping memory is the purpose of this file.
 
+use super::fail;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -10,19 +11,24 @@ use std::ptr::NonNull;
 /// Creates a memory file of `bytes` that can no longer grow or shrink, so that no access inside
 /// its mapping can fault for want of a file.
 pub(crate) fn sealed_memfd(name: &str, bytes: u64) -> io::Result<OwnedFd> {
+    fail::attempt("memfd_create")?;
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    fail::attempt("ftruncate")?;
     rustix::fs::ftruncate(&fd, bytes)?;
+    fail::attempt("fcntl")?;
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(fd)
 }
 
 /// The length of the file behind `fd`.
 pub(crate) fn file_bytes(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    fail::attempt("fstat")?;
     Ok(rustix::fs::fstat(fd)?.st_size as u64)
 }
 
 /// Maps `bytes` of `fd`, shared, read and write, without reserving memory for it.
 pub(crate) fn map_shared(fd: impl AsFd, bytes: usize) -> io::Result<NonNull<u8>> {
+    fail::attempt("mmap")?;
     // SAFETY: a fresh mapping at an address that the kernel chooses overlaps nothing of ours.
     let base = unsafe {
         rustix::mm::mmap(
@@ -57,11 +63,13 @@ pub(crate) unsafe fn discard(base: NonNull<u8>, bytes: usize) {
 
 /// Reserves every page of the named segment `name`, so that writing to it cannot fault later.
 pub(crate) fn reserve_named(name: &str, bytes: u64) -> io::Result<()> {
+    fail::attempt("fallocate")?;
     rustix::fs::fallocate(open_named(name)?, FallocateFlags::empty(), 0, bytes)
 }
 
 /// A descriptor of the named segment `name`.
 pub(crate) fn open_named(name: &str) -> io::Result<OwnedFd> {
+    fail::attempt("shm_open")?;
     rustix::shm::open(name, rustix::shm::OFlags::RDWR, rustix::fs::Mode::empty())
 }
 

@@ -6,6 +6,8 @@
 #[cfg(not(loom))]
 pub(crate) mod clock;
 #[cfg(not(loom))]
+pub(crate) mod fail;
+#[cfg(not(loom))]
 pub(crate) mod fd;
 pub(crate) mod futex;
 #[cfg(not(loom))]

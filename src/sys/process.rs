@@ -1,6 +1,7 @@
 //! Processes: fork, identity, death notices, signals.
 #![allow(unsafe_code)] // `fork` and the signal mask have no safe form.
 
+use super::fail;
 use rustix::io::{self, Errno};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::CString;
@@ -29,6 +30,7 @@ pub(crate) enum Ended {
 /// # Safety
 /// The calling process has one thread.
 pub(crate) unsafe fn fork() -> io::Result<Fork> {
+    fail::attempt("fork")?;
     // SAFETY: with a single thread no lock can be held by somebody who does not exist in the child.
     match unsafe { libc::fork() } {
         -1 => Err(last_error()),
@@ -97,12 +99,15 @@ pub(crate) fn private_bytes() -> u64 {
 
 /// A descriptor that becomes readable when process `pid` dies.
 pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    fail::attempt("pidfd_open")?;
     rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::empty())
 }
 
 /// Sends SIGKILL through a pidfd; a process that is already dead is not an error.
 pub(crate) fn kill_pidfd(pidfd: impl AsFd) -> io::Result<()> {
-    match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
+    let sent = fail::attempt("pidfd_send_signal")
+        .and_then(|()| rustix::process::pidfd_send_signal(pidfd, Signal::KILL));
+    match sent {
         Err(Errno::SRCH) => Ok(()),
         other => other,
     }
@@ -142,7 +147,9 @@ pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
 
 fn wait_for(id: WaitId<'_>) -> io::Result<Ended> {
     loop {
-        match rustix::process::waitid(id.clone(), WaitIdOptions::EXITED) {
+        let waited = fail::attempt("waitid")
+            .and_then(|()| rustix::process::waitid(id.clone(), WaitIdOptions::EXITED));
+        match waited {
             Ok(Some(status)) => {
                 return Ok(match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => Ended::Code(code),
@@ -157,6 +164,7 @@ fn wait_for(id: WaitId<'_>) -> io::Result<Ended> {
 
 /// Has the kernel kill this process when the thread that forked it ends.
 pub(crate) fn die_with_parent() -> io::Result<()> {
+    fail::attempt("prctl")?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
 }
 
@@ -168,7 +176,9 @@ pub(crate) fn leave_session() {
 
 /// Sends SIGTERM through a pidfd; a process that is already dead is not an error.
 pub(crate) fn terminate_pidfd(pidfd: impl AsFd) -> io::Result<()> {
-    match rustix::process::pidfd_send_signal(pidfd, Signal::TERM) {
+    let sent = fail::attempt("pidfd_send_signal")
+        .and_then(|()| rustix::process::pidfd_send_signal(pidfd, Signal::TERM));
+    match sent {
         Err(Errno::SRCH) => Ok(()),
         other => other,
     }
@@ -226,6 +236,7 @@ pub(crate) fn block_signals_in_this_thread() {
 /// Keeps the calling thread, and those that it starts, on one of the cores that it may use: the `number`th,
 /// counted round and round.
 pub(crate) fn pin_to_core(number: usize) -> io::Result<()> {
+    fail::attempt("sched_setaffinity")?;
     let may = rustix::thread::sched_getaffinity(None)?;
     let cores: Vec<usize> =
         (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| may.is_set(*core)).collect();
@@ -236,17 +247,52 @@ pub(crate) fn pin_to_core(number: usize) -> io::Result<()> {
 
 /// Adds to the calling process's nice value.
 pub(crate) fn be_nice(value: i32) -> io::Result<()> {
+    fail::attempt("setpriority")?;
     rustix::process::setpriority_process(None, value)
 }
 
 /// Lets the calling process map so many bytes more than it has.
 pub(crate) fn limit_address_space(bytes: u64) -> io::Result<()> {
+    fail::attempt("setrlimit")?;
     let line = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 =
         line.split(' ').next().and_then(|pages| pages.parse().ok()).ok_or(Errno::INVAL)?;
     let most = (pages * rustix::param::page_size() as u64).saturating_add(bytes);
     let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
     rustix::process::setrlimit(rustix::process::Resource::As, limit)
+}
+
+/// What the kernel limits for one process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limit {
+    CpuSeconds,
+    Descriptors,
+    FileBytes,
+    CoreBytes,
+}
+
+/// Limits the calling process, for good: it cannot be raised again.
+pub(crate) fn limit(which: Limit, most: u64) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    fail::attempt("setrlimit")?;
+    let resource = match which {
+        Limit::CpuSeconds => Resource::Cpu,
+        Limit::Descriptors => Resource::Nofile,
+        Limit::FileBytes => Resource::Fsize,
+        Limit::CoreBytes => Resource::Core,
+    };
+    // The limit that there is already may be tighter.
+    let within = |most: u64| getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
+    // SIGXCPU comes at the lower one, and SIGKILL at the upper.
+    let more = if matches!(which, Limit::CpuSeconds) { 1 } else { 0 };
+    let (current, maximum) = (Some(within(most)), Some(within(most.saturating_add(more))));
+    setrlimit(resource, Rlimit { current, maximum })
+}
+
+/// What the calling process executes from now on gains no rights by that.
+pub(crate) fn no_new_privileges() -> io::Result<()> {
+    fail::attempt("prctl")?;
+    rustix::thread::set_no_new_privs(true)
 }
 
 /// Sets a variable of the environment, in a process with one thread.

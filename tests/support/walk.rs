@@ -63,6 +63,9 @@ impl<S: Scenario> CheckIsAlive for S {
     }
 }
 
+/// The passes of a point at which somebody is killed there.
+const PASSES: [u32; 5] = [1, 2, 3, 6, 100];
+
 /// Tries to come to a point that a type must pass. Which worker waits, gives and wakes is chance.
 const TRIES: usize = 100;
 
@@ -82,6 +85,7 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
     let points: Vec<&str> =
         fault::POINTS.iter().copied().skip_while(|point| !point.starts_with(first)).collect();
     let (mut reached, mut killed) = (Vec::new(), 0);
+    let mut reports = std::collections::BTreeMap::<&str, Vec<u32>>::new();
     let only = std::env::var("PROCPOOL_FAULT_POINT").ok();
     for point in points {
         if only.as_ref().is_some_and(|only| only != point) {
@@ -89,13 +93,23 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
         }
         let must = expected.iter().any(|prefix| point.starts_with(prefix));
         let mut tries = if must { TRIES } else { 1 };
-        let mut skips = [0, 1, 2, 5, 13].into_iter().peekable();
+        let mut skips = PASSES.map(|pass| pass - 1).into_iter().peekable();
         while let Some(skip) = skips.peek().copied() {
             let object = S::make();
             fault::arm(point, skip).unwrap();
-            let lost = run(&pool, &object);
+            // For a late pass the work is done again and again, with the same object.
+            let mut again = if skip > 20 { skip } else { 0 };
+            let lost = loop {
+                let lost = run(&pool, &object);
+                if fault::fired().is_some() || lost > 0 || again == 0 {
+                    break lost;
+                }
+                object.check();
+                again -= 1;
+            };
             let fired = fault::fired().is_some();
             fault::disarm();
+            reports.entry(point).or_default().extend(fired.then_some(skip + 1));
             assert!(fired || lost == 0, "{point} {skip}: {lost} lost and nobody killed");
             // Between a worker's result and its next task it dies without costing a task.
             assert!(lost <= 1, "{point} {skip}: {lost} tasks lost with one worker");
@@ -133,6 +147,9 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
         }
     }
     pool.join().unwrap();
+    for (point, passes) in reports.iter().filter(|(_, passes)| !passes.is_empty()) {
+        println!("{point}: killed at passes {passes:?}");
+    }
     reached.dedup();
     reached
 }
@@ -149,6 +166,9 @@ pub(crate) fn walk_all(scenarios: &[(&str, &[&str])]) {
         }
         let (status, text, errors) = run_to_end(&mut program_in_role(scenario, folder.path()));
         assert!(status.success(), "{scenario}: {text}{errors}");
+        for line in text.lines().filter(|line| line.contains("killed at passes")) {
+            println!("{scenario}: {line}");
+        }
         let reached = text.split("reached: ").nth(1).unwrap_or_default();
         let reached: Vec<&str> = reached.lines().next().unwrap_or_default().split(' ').collect();
         let expected = fault::POINTS

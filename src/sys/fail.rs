@@ -1,0 +1,147 @@
+//! System calls that fail on demand, for tests. In release builds without the feature `fault` this is nothing.
+//!
+//! A process reads, once, what is to fail from the variable `PROCPOOL_FAIL`, which its test has set:
+//! `role call errno skip once|always|storm file`. In the processes of that role (`main`, `guardian`, `worker`) the
+//! call fails with that error number, after so many that do not: once in all of them together, from then on,
+//! or every second time. When it has failed, a line is appended to the file.
+
+use rustix::io;
+
+/// The calls that can be made to fail, by the names of the system's functions.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub const CALLS: &[&str] = &[
+    "socketpair",
+    "sendmsg",
+    "recvmsg",
+    "poll",
+    "eventfd",
+    "open",
+    "dup2",
+    "memfd_create",
+    "ftruncate",
+    "fcntl",
+    "fstat",
+    "mmap",
+    "fallocate",
+    "shm_open",
+    "fork",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "waitid",
+    "prctl",
+    "sched_setaffinity",
+    "setpriority",
+    "setrlimit",
+    "futex",
+    "membarrier",
+];
+
+/// Which of the crate's processes this is, as the plan names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Main,
+    Guardian,
+    Worker,
+}
+
+/// Says what this process is from now on; a process that does not is the user's.
+pub(crate) fn set_role(role: Role) {
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    plan::ROLE.store(role as u32, crate::prim::Relaxed);
+    #[cfg(not(any(debug_assertions, feature = "fault")))]
+    let _ = role;
+}
+
+/// Fails if it is this call's turn to.
+#[inline]
+pub(crate) fn attempt(call: &'static str) -> io::Result<()> {
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    if let Some(error) = plan::failure_of(call) {
+        return Err(error);
+    }
+    let _ = call;
+    Ok(())
+}
+
+#[cfg(any(debug_assertions, feature = "fault"))]
+mod plan {
+    use super::{CALLS, Role};
+    use crate::prim::{AtomicU32, Relaxed};
+    use rustix::io::Errno;
+    use std::io::Write;
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+
+    pub(super) static ROLE: AtomicU32 = AtomicU32::new(Role::Main as u32);
+
+    #[derive(PartialEq, Eq)]
+    enum Mode {
+        Once,
+        Always,
+        Storm,
+    }
+
+    struct Plan {
+        role: u32,
+        call: String,
+        errno: Errno,
+        skip: u32,
+        mode: Mode,
+        file: PathBuf,
+        passed: AtomicU32,
+    }
+
+    /// A copy in a forked process has counted as far as the original.
+    static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+
+    fn parse() -> Option<Plan> {
+        let text = std::env::var("PROCPOOL_FAIL").ok()?;
+        let [role, call, errno, skip, mode, file] = text.split(' ').collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let role = match role {
+            "main" => Role::Main,
+            "guardian" => Role::Guardian,
+            _ => Role::Worker,
+        };
+        let mode = match mode {
+            "once" => Mode::Once,
+            "always" => Mode::Always,
+            _ => Mode::Storm,
+        };
+        Some(Plan {
+            role: role as u32,
+            call: call.to_owned(),
+            errno: Errno::from_raw_os_error(errno.parse().ok()?),
+            skip: skip.parse().ok()?,
+            mode,
+            file: file.into(),
+            passed: AtomicU32::new(0),
+        })
+    }
+
+    pub(super) fn failure_of(call: &'static str) -> Option<Errno> {
+        debug_assert!(CALLS.contains(&call), "{call} is not in the list");
+        let plan = PLAN.get_or_init(parse).as_ref()?;
+        if plan.call != call || plan.role != ROLE.load(Relaxed) {
+            return None;
+        }
+        let passed = plan.passed.fetch_add(1, Relaxed);
+        let fails = match plan.mode {
+            Mode::Once => passed == plan.skip,
+            Mode::Always => passed >= plan.skip,
+            Mode::Storm => passed >= plan.skip && passed.is_multiple_of(2),
+        };
+        if !fails || (plan.mode == Mode::Once && plan.file.exists()) {
+            return None;
+        }
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&plan.file);
+        // Once is enough to know.
+        if passed == plan.skip
+            && let Ok(mut file) = file
+        {
+            let _ = writeln!(file, "{call} failed");
+        }
+        Some(plan.errno)
+    }
+}
