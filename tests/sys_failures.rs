@@ -8,7 +8,7 @@ mod support;
 use procpool::collections::Dict;
 use procpool::queue::Queue;
 use procpool::sync::{Event, Mutex};
-use procpool::{Arena, Pool, Process, TaskOptions};
+use procpool::{Arena, Confinement, Pool, Process, TaskOptions};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -21,7 +21,9 @@ const IN_TIME: Duration = Duration::from_secs(20);
 
 /// A little of everything: values that come are right, errors are passed on.
 fn use_everything() -> Result<(), Box<dyn std::error::Error>> {
-    let pool = Pool::builder().workers(2).name("sysf").pin_workers().nice(1).build()?;
+    let limits = Confinement::new().no_new_privileges().descriptors(200);
+    let builder = Pool::builder().workers(2).name("sysf").pin_workers().nice(1).confine(limits);
+    let pool = builder.build()?;
     let squares = pool.map(|n: u64| n * n, 0..100)?;
     assert!(squares.into_iter().eq((0..100).map(|n| n * n)));
     assert_eq!(pool.submit(|n: u64| n + 1, 1)?.join()?, 2);
@@ -43,7 +45,10 @@ fn use_everything() -> Result<(), Box<dyn std::error::Error>> {
     };
     let task = pool.with(&shared).submit(change, 7)?;
     if shared.3.wait_timeout(Duration::from_secs(5)) {
-        assert_eq!((shared.0.get(&7)?, shared.1.get()?, *shared.2.lock()?), (Some(7), 7, 7));
+        assert_eq!(
+            (shared.0.get(&7)?, shared.1.get()?, *shared.2.lock().unwrap()),
+            (Some(7), 7, 7)
+        );
     }
     task.join()?;
     pool.broadcast(|(): ()| (), &())?;
@@ -170,9 +175,11 @@ fn every_system_call_may_fail() {
                         break;
                     }
                     passes += 1;
-                    assert!(once.text.contains("second: well"), "{what}, {plan}: {}", once.text);
+                    // It may have come in the second round.
+                    assert!(once.text.contains(": well"), "{what}, {plan}: {}", once.text);
                     assert!(once.descriptors <= usual.descriptors, "{what}, {plan}: {}", once.text);
-                    if skip.is_multiple_of(4) {
+                    // Who cannot be killed goes on: there is nothing to be done about that.
+                    if skip.is_multiple_of(4) && *call != "pidfd_send_signal" {
                         let plan = format!("{role} {call} {errno} {skip} always");
                         run(what, &plan, folder.path());
                     }

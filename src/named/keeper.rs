@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::limits::ARENA_BYTES_MIN;
 use crate::process::Guardian;
 use crate::shm::Arena;
+use crate::shm::arena::is_forked_copy;
 use crate::sys;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -38,11 +39,13 @@ impl Keeper {
             .map_err(|error| Error::os("start the thread that keeps a name", error))?;
         Ok(Self { ending, thread: Some(thread) })
     }
+}
 
-    /// Ends guardian and thread.
-    pub(super) fn end(&mut self) {
-        sys::fd::signal_event(&self.ending);
-        if let Some(thread) = self.thread.take() {
+/// Ends guardian and thread.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take().filter(|_| !is_forked_copy()) {
+            sys::fd::signal_event(&self.ending);
             // It does not panic; and if it did, it is over.
             let _ = thread.join();
         }

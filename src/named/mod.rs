@@ -84,12 +84,11 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some((segment, keeper)) = &mut self.owned
+        if let Some((segment, _keeper)) = &self.owned
             && !shm::arena::is_forked_copy()
         {
             // Swept already, at worst.
             let _ = sys::memory::unlink_named(segment);
-            keeper.end();
         }
     }
 }

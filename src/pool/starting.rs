@@ -95,10 +95,11 @@ impl Watch {
     pub(super) fn enter_forked(&mut self, asked: Vec<Asked>) -> Result<(), Error> {
         let mut first_error = None;
         let mut strays = Vec::new();
+        let mut answers = true;
         for Asked { pool, place, reserved } in asked {
             let forked = match &self.guardian {
-                Some(guardian) => guardian.forked(),
-                None => Err(Error::broken("there is no guardian process".into())),
+                Some(guardian) if answers => guardian.forked(),
+                _ => Err(Error::broken("there is no guardian process".into())),
             };
             let entered = match forked {
                 Ok(Forked::Pid(pid)) => match sys::process::open_pidfd(pid) {
@@ -121,8 +122,10 @@ impl Watch {
                     let error = std::io::Error::from_raw_os_error(errno);
                     Err(Error::os("fork a worker process", error))
                 }
-                // The guardian died, perhaps after the fork: the worker dies with it.
+                // The guardian died, perhaps after the fork: the worker dies with it. Or its answer was lost, and
+                // those that follow would be taken for others.
                 Err(error) => {
+                    answers = false;
                     strays.push((pool, reserved, None));
                     Err(error)
                 }
@@ -151,6 +154,9 @@ impl Watch {
                 }
             }
         }
+        if !answers {
+            self.bury_guardian();
+        }
         for (pool, reserved, pid) in strays {
             self.end_stray(pool, reserved, pid);
         }
@@ -164,7 +170,9 @@ impl Watch {
             // Reaping waits for its end.
             if guardian.ask_reap(pid).is_ok() {
                 guardian.ring();
-                let _ = guardian.reaped();
+                if guardian.reaped().is_err() {
+                    self.bury_guardian();
+                }
             }
         }
         if self.arena.withdraw(reserved) {

@@ -305,11 +305,12 @@ impl Watch {
         let asked = self.ask_forks(&self.missing());
         self.ring();
         for worker in gone {
-            let exit = match self.guardian.as_ref().map(Guardian::reaped) {
-                Some(Ok(Some(exit))) => exit,
-                // The guardian died as well, and the status with it.
-                _ => WorkerExit::Signal(9),
-            };
+            let answer = self.guardian.as_ref().map(Guardian::reaped);
+            if matches!(answer, Some(Err(_))) {
+                self.bury_guardian();
+            }
+            // The status died with the guardian.
+            let exit = answer.and_then(Result::ok).flatten().unwrap_or(WorkerExit::Signal(9));
             self.settle_worker(&worker, exit);
         }
         if let Err(error) = asked.and_then(|asked| self.enter_forked(asked)) {
@@ -401,7 +402,7 @@ impl Watch {
     }
 
     /// Ends what is left of the guardian, of which its workers die too, and settles everything.
-    fn bury_guardian(&mut self) {
+    pub(super) fn bury_guardian(&mut self) {
         if let Some(guardian) = self.guardian.take() {
             guardian.bury();
         }
@@ -474,8 +475,7 @@ impl Watch {
         for (_, pidfd) in &doomed {
             let _ = sys::process::kill_pidfd(pidfd);
         }
-        // Waited for right here, so that dropping a pool is done when it returns; all together no longer than
-        // this, should some be stuck in the kernel.
+        // Waited for right here: dropping a pool is done when it returns. Some may be stuck in the kernel.
         let enough = Instant::now() + DEATH_WITHIN;
         for (_, pidfd) in &doomed {
             let left = enough.saturating_duration_since(Instant::now());

@@ -75,8 +75,7 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
     /// Sends a message and rings.
     pub(crate) fn send(&self, message: S) -> Result<(), Error> {
         self.post(message)?;
-        self.ring();
-        Ok(())
+        self.ring()
     }
 
     /// Sends a message that more will follow before the ring.
@@ -85,9 +84,12 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
     }
 
     /// Has the other side look.
-    pub(crate) fn ring(&self) {
-        // A full socket has rings enough; a closed one is noticed by the next poll.
-        let _ = sys::fd::send(&self.doorbell, b"!", None);
+    pub(crate) fn ring(&self) -> Result<(), Error> {
+        match sys::fd::send(&self.doorbell, b"!", None) {
+            // A full socket has rings enough.
+            Ok(()) | Err(sys::fd::WOULD_BLOCK) => Ok(()),
+            Err(error) => Err(hung_up("hear of", &error)),
+        }
     }
 
     /// The next message, if one is there.
@@ -105,7 +107,7 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let ready = sys::fd::poll(&[self.doorbell.as_fd(), peer], Some(left))
-                .map_err(|error| Error::os("wait for a control message", error))?;
+                .map_err(|error| hung_up("let itself be waited for with", &error))?;
             match ready[..] {
                 [true, _] if self.answer_doorbell() => {
                     if let Some(message) = self.try_receive()? {
@@ -133,7 +135,9 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
         match sys::fd::receive(&self.doorbell, &mut ring) {
             Ok((0, _)) => return false,
             Ok((_, Some(passed))) => keep(passed),
-            _ => {}
+            Ok((_, None)) | Err(sys::fd::WOULD_BLOCK) => {}
+            // It would fail again and again.
+            Err(_) => return false,
         }
         true
     }

@@ -77,7 +77,8 @@ fn before_main() {
         return;
     }
     sys::fail::set_role(sys::fail::Role::Guardian);
-    let Ok(doorbell) = sys::fd::take_standard_input() else { return };
+    // Whatever goes wrong from here on, `main` must not run in this process: it would start another.
+    let Ok(doorbell) = sys::fd::take_standard_input() else { sys::process::exit_now(1) };
     sys::fd::close_inherited();
     // The descriptors were sent before we were started, so they are there unless nobody meant us.
     let mut text = [0u8; 8];
@@ -197,11 +198,14 @@ fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap,
     let done = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
     let accepted = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| exit_if_orphaned(doorbell, &done, place, user));
-        sys::fd::send(doorbell, inside.as_bytes(), None)
-            .map_err(|error| Error::os("send the rendezvous", error))?;
-        let accepted = server.accept().map_err(|error| {
-            Error::os("accept the user's process", std::io::Error::other(error.to_string()))
+        let sent = sys::fd::send(doorbell, inside.as_bytes(), None)
+            .map_err(|error| Error::os("send the rendezvous", error));
+        let accepted = sent.and_then(|()| {
+            server.accept().map_err(|error| {
+                Error::os("accept the user's process", std::io::Error::other(error.to_string()))
+            })
         });
+        // However it went: the scope waits for the watcher.
         sys::fd::signal_event(&done);
         // R1: one thread from here on.
         let _ = watcher.join();

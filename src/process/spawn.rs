@@ -87,7 +87,10 @@ impl Guardian {
 
     /// Has the guardian look at what was asked.
     pub(crate) fn ring(&self) {
-        self.control.ring();
+        if self.control.ring().is_err() {
+            // It will not answer; who waits for that sees it die.
+            let _ = sys::process::kill_pidfd(&self.pidfd);
+        }
     }
 
     /// Posts the request for a new process: [`Guardian::ring`], then [`Guardian::forked`] for the

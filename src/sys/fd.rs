@@ -1,7 +1,7 @@
 //! Descriptors: socket pairs, passing one along, polling, the event counter.
 #![allow(unsafe_code)] // Adopts a descriptor number that the standard library does not own.
 
-use super::fail;
+use super::{again, fail};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::io::{self, Errno};
 use rustix::net::{
@@ -16,27 +16,33 @@ use std::time::{Duration, Instant};
 /// The error number of a descriptor that is not there.
 pub(crate) const BAD_DESCRIPTOR: i32 = Errno::BADF.raw_os_error();
 
+/// That a socket was full, or empty.
+pub(crate) const WOULD_BLOCK: Errno = Errno::AGAIN;
+
 /// Two connected sockets that keep message boundaries; neither survives `exec`.
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     fail::attempt("socketpair")?;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// Sends `bytes` and, with them, an optional descriptor. Never raises SIGPIPE, never blocks.
+/// Sends `bytes` and, with them, an optional descriptor. Never raises SIGPIPE, never blocks for the other
+/// side; if the system is short of memory, it is tried again for a while.
 pub(crate) fn send(
     socket: impl AsFd,
     bytes: &[u8],
     passed: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    fail::attempt("sendmsg")?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
     let passed = passed.map(|fd| [fd]);
-    if let Some(passed) = &passed {
-        control.push(SendAncillaryMessage::ScmRights(passed));
-    }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
+    again::persist(|| {
+        fail::attempt("sendmsg")?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(passed) = &passed {
+            control.push(SendAncillaryMessage::ScmRights(passed));
+        }
+        rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
+    })
 }
 
 /// Receives one message: its length (0: the peer is gone) and the descriptor that came with it.
@@ -44,6 +50,10 @@ pub(crate) fn receive(
     socket: impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
+    again::persist(|| receive_once(&socket, buffer))
+}
+
+fn receive_once(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     fail::attempt("recvmsg")?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -97,6 +107,7 @@ pub(crate) fn clear_event(counter: impl AsFd) {
 /// An empty time limit means no limit; interruptions do not shorten or lengthen the wait.
 pub(crate) fn poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut tries = again::TRIES;
     let mut entries: Vec<PollFd<'_>> =
         fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     loop {
@@ -110,6 +121,10 @@ pub(crate) fn poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Res
         match polled {
             Ok(_) => return Ok(entries.iter().map(|entry| !entry.revents().is_empty()).collect()),
             Err(Errno::INTR) => {}
+            Err(Errno::NOMEM) if tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -4,6 +4,8 @@
 //! process-shared mutex, the signal mask, the list of loaded images and auxiliary vector entries.
 
 #[cfg(not(loom))]
+mod again;
+#[cfg(not(loom))]
 pub(crate) mod clock;
 #[cfg(not(loom))]
 pub(crate) mod fail;

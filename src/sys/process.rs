@@ -1,7 +1,7 @@
 //! Processes: fork, identity, death notices, signals.
 #![allow(unsafe_code)] // `fork` and the signal mask have no safe form.
 
-use super::fail;
+use super::{again, fail};
 use rustix::io::{self, Errno};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::CString;
@@ -105,8 +105,10 @@ pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
 
 /// Sends SIGKILL through a pidfd; a process that is already dead is not an error.
 pub(crate) fn kill_pidfd(pidfd: impl AsFd) -> io::Result<()> {
-    let sent = fail::attempt("pidfd_send_signal")
-        .and_then(|()| rustix::process::pidfd_send_signal(pidfd, Signal::KILL));
+    let sent = again::persist(|| {
+        fail::attempt("pidfd_send_signal")?;
+        rustix::process::pidfd_send_signal(&pidfd, Signal::KILL)
+    });
     match sent {
         Err(Errno::SRCH) => Ok(()),
         other => other,
@@ -176,8 +178,10 @@ pub(crate) fn leave_session() {
 
 /// Sends SIGTERM through a pidfd; a process that is already dead is not an error.
 pub(crate) fn terminate_pidfd(pidfd: impl AsFd) -> io::Result<()> {
-    let sent = fail::attempt("pidfd_send_signal")
-        .and_then(|()| rustix::process::pidfd_send_signal(pidfd, Signal::TERM));
+    let sent = again::persist(|| {
+        fail::attempt("pidfd_send_signal")?;
+        rustix::process::pidfd_send_signal(&pidfd, Signal::TERM)
+    });
     match sent {
         Err(Errno::SRCH) => Ok(()),
         other => other,

@@ -1,0 +1,190 @@
+//! Pools where the system gives little: few descriptors, few processes, a small arena, a small `/dev/shm`, a
+//! second of processor time. What does not fit is an error with the reason in it; what fits works, and nothing
+//! is left behind.
+
+mod support;
+
+use procpool::{Arena, Confinement, Pool, Process};
+use std::time::Duration;
+use support::*;
+
+fn works(pool: &Pool) {
+    assert!(pool.map(|n: u64| n * n, 0..1000).unwrap().into_iter().eq((0..1000).map(|n| n * n)));
+    assert_eq!(pool.submit(|n: u64| n + 1, 1).unwrap().join().unwrap(), 2);
+}
+
+fn set_limit(which: libc::__rlimit_resource_t, most: u64) {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: passes a valid structure.
+    assert_eq!(unsafe { libc::setrlimit(which, &raw const limit) }, 0);
+}
+
+/// Each worker takes a descriptor of the program's.
+fn few_descriptors() {
+    set_limit(libc::RLIMIT_NOFILE, 64);
+    let before = open_descriptors();
+    let pool = Pool::builder().workers(8).build().unwrap();
+    let open = open_descriptors();
+    let text = pool.resize(100).unwrap_err().to_string();
+    assert!(text.contains("Too many open files"), "{text}");
+    wait_until("it has as many workers as before", || pool.stats().workers.len() == 8);
+    assert!(open_descriptors() <= open);
+    works(&pool);
+    let text = Pool::builder().workers(100).build().unwrap_err().to_string();
+    assert!(text.contains("Too many open files"), "{text}");
+    let mut processes = Vec::new();
+    let text = loop {
+        match Process::spawn(|ms: u64| std::thread::sleep(Duration::from_millis(ms)), 100_000) {
+            Ok(process) => processes.push(process),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(processes.len() > 5 && text.contains("Too many open files"), "{text}");
+    drop(processes);
+    works(&pool);
+    drop(pool);
+    wait_until("descriptors are given back", || open_descriptors() <= before + 2);
+    works(&Pool::builder().workers(8).build().unwrap());
+}
+
+/// As another user, of whom there are no other processes.
+fn few_processes() {
+    // SAFETY: changes numbers of this process.
+    unsafe {
+        libc::setgid(34567);
+        if libc::setuid(34567) != 0 {
+            println!("not tested: only root can be a user without processes");
+            return;
+        }
+    }
+    set_limit(libc::RLIMIT_NPROC, 20);
+    let text = Pool::builder().workers(50).build().unwrap_err().to_string();
+    assert!(text.contains("Resource temporarily unavailable"), "{text}");
+    // A worker has two threads, and counts twice.
+    let pool = Pool::builder().workers(4).build().unwrap();
+    works(&pool);
+    let text = pool.resize(50).unwrap_err().to_string();
+    assert!(text.contains("Resource temporarily unavailable"), "{text}");
+    works(&pool);
+    pool.resize(5).unwrap();
+    works(&pool);
+}
+
+fn small_arena() {
+    let pool = Pool::builder().workers(2).arena_bytes(16 << 20).build().unwrap();
+    works(&pool);
+    // 64 MB through 16, and a value that cannot fit.
+    let lengths = pool.map(|n: usize| vec![7u8; n], vec![1 << 20; 64]).unwrap();
+    assert!(lengths.iter().all(|bytes| bytes.len() == 1 << 20));
+    assert!(
+        pool.submit(|bytes: Vec<u8>| bytes.len(), vec![0; 17 << 20]).unwrap_err().is_arena_full()
+    );
+    let too_long = pool.submit(|n: usize| vec![0u8; n], 17 << 20).unwrap().join().unwrap_err();
+    assert!(too_long.is_codec(), "{too_long}");
+    works(&pool);
+}
+
+/// In a container, `/dev/shm` often has little room.
+fn small_dev_shm() {
+    let mount = |source: &std::ffi::CStr, target: &std::ffi::CStr, flags, data: &std::ffi::CStr| {
+        // SAFETY: all strings end with a NUL and live as long as the call.
+        unsafe {
+            libc::mount(
+                source.as_ptr(),
+                target.as_ptr(),
+                source.as_ptr(),
+                flags,
+                data.as_ptr().cast(),
+            )
+        }
+    };
+    // SAFETY: gives this thread, which does the rest, mounts of its own.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0
+        || mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE, c"") != 0
+        || mount(c"tmpfs", c"/dev/shm", 0, c"size=1m") != 0
+    {
+        println!("not tested: mounting needs rights");
+        return;
+    }
+    let text = Arena::builder("small-shm").bytes(8 << 20).create().unwrap_err().to_string();
+    assert!(text.contains("8388608 bytes") && text.contains("No space left"), "{text}");
+    assert!(shared_memory_files().is_empty(), "{:?}", shared_memory_files());
+    // What has no name is elsewhere.
+    let pool = Pool::builder().workers(2).build().unwrap();
+    works(&pool);
+    assert_eq!(
+        pool.submit(|n: usize| vec![1u8; n].len(), 8 << 20).unwrap().join().unwrap(),
+        8 << 20
+    );
+}
+
+/// Workers that may use a second each, and tasks that need four together.
+fn a_second_of_processor_time() {
+    let second = Confinement::new().cpu_time(Duration::from_secs(1));
+    let builder = Pool::builder().workers(2).confine(second);
+    let pool = builder.retry(procpool::Retry::lost(3)).build().unwrap();
+    let spin = |n: u64| {
+        let began = std::time::Instant::now();
+        let mut sum = n;
+        while began.elapsed() < Duration::from_millis(100) {
+            sum = std::hint::black_box(sum);
+        }
+        sum
+    };
+    let sums = pool.map(spin, 0..40).unwrap();
+    assert!(sums.into_iter().eq(0..40));
+    let stats = pool.stats();
+    assert!(stats.workers_lost > 0 && stats.retries > 0, "{stats:?}");
+}
+
+#[test]
+fn child_program() {
+    match role().as_deref() {
+        Some("descriptors") => few_descriptors(),
+        Some("processes") => few_processes(),
+        Some("arena") => small_arena(),
+        Some("dev-shm") => small_dev_shm(),
+        Some("processor") => a_second_of_processor_time(),
+        Some(other) => panic!("no role {other}"),
+        None => {}
+    }
+}
+
+/// In a temporary directory that other users can use, too; nothing is left in it.
+fn holds(role: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let _dog = watchdog(100);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let (status, text, errors) = run_to_end(&mut program_in_role(role, folder.path()));
+    assert!(status.success(), "{role}: {text}{errors}");
+    print!("{text}");
+    wait_until("the temporary directory is empty", || {
+        std::fs::read_dir(folder.path()).unwrap().count() == 0
+    });
+}
+
+#[test]
+fn sixty_four_descriptors() {
+    holds("descriptors");
+}
+
+#[test]
+fn twenty_processes() {
+    holds("processes");
+}
+
+#[test]
+fn an_arena_of_sixteen_megabytes() {
+    holds("arena");
+}
+
+#[test]
+fn a_shared_memory_file_system_of_one_megabyte() {
+    holds("dev-shm");
+}
+
+#[test]
+fn a_second_of_processor_time_per_worker() {
+    holds("processor");
+}
