@@ -39,6 +39,7 @@ pub const CALLS: &[&str] = &[
 /// Which of the crate's processes this is, as the plan names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
+    #[cfg(any(debug_assertions, feature = "fault"))]
     Main,
     Guardian,
     Worker,
