@@ -19,6 +19,8 @@
 //! `postcard` does not carry the text of a type's own error, so messages name the type and the step;
 //! only why a handle was refused is known.
 
+#[cfg(all(test, not(loom)))]
+mod codec_fuzz;
 pub(crate) mod kept;
 pub(crate) mod plain;
 pub(crate) mod stream;

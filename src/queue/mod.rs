@@ -36,6 +36,8 @@ mod pipe;
 #[allow(clippy::module_inception)] // The folder is named for all queues, the file for this one.
 mod queue;
 pub(crate) mod ring;
+#[cfg(all(test, not(loom)))]
+mod ring_fuzz;
 #[cfg(all(test, loom))]
 mod ring_models;
 #[cfg(not(loom))]

@@ -250,6 +250,20 @@ impl Arena {
         found.len()
     }
 
+    /// The words that the lock protects, for a test that scribbles in them.
+    #[cfg(test)]
+    pub(super) fn allocator_words(&self) -> Vec<&AtomicU64> {
+        let held = self.lock_allocator();
+        let AllocatorState { lock: _, top, used, lists } = held.state;
+        [top, used].into_iter().chain(lists).chain(held.heads.iter().take(4096)).collect()
+    }
+
+    /// Makes all of it free and never used, for a test.
+    #[cfg(test)]
+    pub(super) fn reset_allocator(&self) {
+        self.allocator_words().into_iter().for_each(|word| word.store(0, Relaxed));
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         self.lock_allocator().usage()
     }
@@ -327,12 +341,16 @@ impl Held<'_> {
     fn usage(&self) -> Usage {
         Usage {
             capacity_bytes: self.layout.units * UNIT_BYTES,
-            used_bytes: self.state.used.load(Relaxed) * UNIT_BYTES,
+            // A count that makes no sense is not passed on.
+            used_bytes: self.state.used.load(Relaxed).min(self.layout.units) * UNIT_BYTES,
         }
     }
 
     /// The link to the next free block, in the first bytes of a free one.
     fn link(&self, unit: u64) -> Option<&AtomicU64> {
+        if unit >= self.layout.units {
+            return None;
+        }
         self.arena.at(Offset::new(self.layout.data + unit * UNIT_BYTES))
     }
 
@@ -358,7 +376,7 @@ impl Held<'_> {
             }
         }
         fault::point("alloc.taken");
-        self.state.used.store(self.state.used.load(Relaxed) + length, Relaxed);
+        self.state.used.store(self.state.used.load(Relaxed).saturating_add(length), Relaxed);
         Some(unit)
     }
 
@@ -373,7 +391,7 @@ impl Held<'_> {
     /// Takes a block from the never used rest (R2).
     fn carve(&self, units: u64, owner: ParticipantId) -> Option<u64> {
         let top = self.state.top.load(Relaxed);
-        if units > self.layout.units - top {
+        if units > self.layout.units.checked_sub(top)? {
             return None;
         }
         self.set_head(top, units, owner, USED);

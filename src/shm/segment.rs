@@ -130,6 +130,13 @@ pub(crate) mod named {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn parse_for_test(file: String) {
+        if let Some(parsed) = File::parse(file.clone()) {
+            assert!(file.ends_with(&parsed.name) && parsed.file == file);
+        }
+    }
+
     fn files() -> Vec<File> {
         let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
