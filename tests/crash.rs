@@ -197,6 +197,26 @@ impl serde::Serialize for Deadly {
 // The user's process dies --------------------------------------------------------------------
 
 /// Not a test of its own: the program that the tests below run, in a role.
+/// What a program left that was killed together with its guardian, as that one started, goes with the next.
+#[test]
+fn folders_of_the_dead_are_removed_by_the_next_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let mut names = vec!["unrelated".to_string(), "procpool-x-1".into()];
+    names.push(format!("procpool-{}-1", std::process::id()));
+    names.push(format!("procpool-{}-1", dead.id()));
+    for name in &names {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("socket"), "").unwrap();
+    }
+    let (status, text, errors) = run_to_end(&mut program_in_role("speak", folder.path()));
+    assert!(status.success(), "{text}{errors}");
+    let there = |name: &String| folder.path().join(name).exists();
+    wait_until("its guardian has ended", || !there(&names[3]));
+    assert!(names[..3].iter().all(there), "only what is certainly ours, and dead");
+}
+
 #[test]
 fn child_program() {
     let Some(role) = role() else { return };

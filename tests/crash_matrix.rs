@@ -12,7 +12,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::*;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -37,6 +37,11 @@ where
     process
 }
 
+/// Says what came of it and how soon, for the table that `benches/peers/crash_matrix.py` makes.
+fn saw(what: &str, since: Instant, text: impl std::fmt::Display) {
+    println!("outcome | {what} | {:.4} | {text}", since.elapsed().as_secs_f64());
+}
+
 fn hang() {
     std::thread::sleep(Duration::from_secs(1000));
 }
@@ -58,8 +63,10 @@ fn row_01_a_worker_is_killed_in_a_task() {
         .into_iter()
         .find(|worker| matches!(worker.state, procpool::WorkerState::Running { .. }));
     let pid = running.unwrap().pid;
+    let killed = Instant::now();
     kill(pid, libc::SIGKILL);
     let error = task.join().unwrap_err();
+    saw("error", killed, &error);
     assert_eq!((error.pid(), error.worker_exit()), (Some(pid), Some(WorkerExit::Signal(9))));
     assert!(error.function().unwrap().contains("row_01"), "{error}");
     still_works(&pool);
@@ -70,10 +77,12 @@ fn row_02_idle_workers_are_killed_and_then_a_task_comes() {
     let _dog = watchdog(60);
     let pool = pool("row02", 2);
     for _ in 0..10 {
+        let killed = Instant::now();
         workers_of(std::process::id(), "row02")
             .into_iter()
             .for_each(|pid| kill(pid, libc::SIGKILL));
         assert_eq!(pool.submit(|n: u64| n, 7).unwrap().join().unwrap(), 7);
+        saw("value", killed, "the task's value");
     }
 }
 
@@ -82,7 +91,10 @@ fn row_03_a_task_exits() {
     let _dog = watchdog(60);
     let pool = pool("row03", 1);
     let task = pool.submit(|code: i32| -> u8 { std::process::exit(code) }, 5).unwrap();
-    assert_eq!(task.join().unwrap_err().worker_exit(), Some(WorkerExit::Code(5)));
+    let submitted = Instant::now();
+    let error = task.join().unwrap_err();
+    saw("error", submitted, &error);
+    assert_eq!(error.worker_exit(), Some(WorkerExit::Code(5)));
     still_works(&pool);
 }
 
@@ -91,9 +103,12 @@ fn row_04_the_initializer_fails() {
     let _dog = watchdog(60);
     let fail = |_: ()| -> u8 { panic!("no model") };
     let pool = Pool::builder().workers(1).name("row04").initializer(fail, ()).build().unwrap();
+    let submitted = Instant::now();
     let error = pool.map(|n: u64| n, 0..3).unwrap_err();
     assert!(error.to_string().contains("no model"), "{error}");
-    assert!(pool.stats().workers_started <= 20, "a bounded number of tries");
+    let tries = pool.stats().workers_started;
+    saw("error", submitted, format!("\"no model\", after {tries} tries"));
+    assert!(tries <= 20, "a bounded number of tries");
 }
 
 #[test]
@@ -103,7 +118,9 @@ fn row_05_a_callback_panics() {
     pool.submit(|n: u64| n, 1).unwrap().on_done(|_| panic!("in a callback")).unwrap();
     let (sender, receiver) = mpsc::channel();
     pool.submit(|n: u64| n, 2).unwrap().on_done(move |it| sender.send(it).unwrap()).unwrap();
+    let submitted = Instant::now();
     assert_eq!(receiver.recv_timeout(LONG).unwrap(), Ok(2));
+    saw("value", submitted, "the next callback has its value");
     still_works(&pool);
 }
 
@@ -113,7 +130,9 @@ fn row_06_a_result_cannot_be_decoded() {
     let pool = pool("row06", 1);
     let argument = Odd { how: How::Error, at: At::ResultDecode };
     let task = pool.submit(|odd: Odd| odd, argument).unwrap();
+    let submitted = Instant::now();
     let error = task.join().unwrap_err();
+    saw("error", submitted, &error);
     assert!(error.is_codec() && error.to_string().contains("decode its result"), "{error}");
     still_works(&pool);
 }
@@ -123,9 +142,12 @@ fn row_07_a_handle_outlives_its_pool() {
     let _dog = watchdog(60);
     let pool = pool("row07", 1);
     let tasks: Vec<_> = (0..5).map(|_| pool.submit(|_: u8| hang(), 0).unwrap()).collect();
+    let dropped = Instant::now();
     drop(pool);
     for task in tasks {
-        assert!(task.join().unwrap_err().is_pool_closed());
+        let error = task.join().unwrap_err();
+        saw("error", dropped, &error);
+        assert!(error.is_pool_closed());
     }
 }
 
@@ -141,7 +163,9 @@ fn row_08_one_outcome_of_a_long_input_is_taken() {
         }
     });
     let mut outcomes = pool.imap(|n: u32| n, inputs).unwrap().window(100);
+    let began = Instant::now();
     assert_eq!(outcomes.next(), Some(Ok(0)));
+    saw("value", began, format!("{} inputs taken", taken.load(Ordering::Relaxed)));
     assert!(taken.load(Ordering::Relaxed) <= 101, "{taken:?}");
 }
 
@@ -155,8 +179,10 @@ fn row_09_the_holder_of_a_lock_is_killed() {
         hang();
     };
     let holder = there(hold, lock.clone());
+    let killed = Instant::now();
     holder.kill();
     let error = lock.lock_timeout(LONG).err().unwrap();
+    saw("error", killed, &error);
     assert!(error.to_string().contains("died"), "{error}");
 }
 
@@ -172,9 +198,11 @@ fn row_10_a_waiter_of_a_condition_is_killed_and_then_notified() {
     };
     for _ in 0..5 {
         let waiter = there(wait, (lock.clone(), condition.clone()));
+        let killed = Instant::now();
         waiter.kill();
         condition.notify_one();
         condition.notify_all();
+        saw("value", killed, "notify returns");
         assert!(waiter.join().is_err());
     }
     let waiter = there(wait, (lock.clone(), condition.clone()));
@@ -195,10 +223,12 @@ fn row_11_a_waiter_of_an_event_is_killed_and_then_it_is_set() {
     };
     let waiter = there(wait, event.clone());
     wait_until("it waits", || event.waiting() == 1);
+    let killed = Instant::now();
     waiter.kill();
     assert!(waiter.join().is_err());
     event.set();
     assert!(event.is_set() && event.wait_timeout(LONG));
+    saw("value", killed, "set and is_set return");
 }
 
 #[test]
@@ -213,8 +243,11 @@ fn row_12_a_party_of_a_barrier_is_killed() {
     std::thread::scope(|scope| {
         let me = scope.spawn(|| barrier.wait_timeout(LONG));
         wait_until("two wait", || barrier.waiting() == 2);
+        let killed = Instant::now();
         party.kill();
-        assert!(me.join().unwrap().is_err_and(|error| error.to_string().contains("broken")));
+        let error = me.join().unwrap().unwrap_err();
+        saw("error", killed, error);
+        assert!(error.to_string().contains("broken"));
     });
     assert!(barrier.wait_timeout(LONG).is_err(), "broken for all");
 }
@@ -231,11 +264,13 @@ fn row_13_a_consumer_is_killed_before_it_says_that_it_is_done() {
     };
     queue.put(7).unwrap();
     let consumer = there(take, queue.clone());
+    let killed = Instant::now();
     consumer.kill();
     // It is given back, and another one does it.
     assert_eq!(queue.get_timeout(LONG).unwrap(), 7);
     queue.task_done().unwrap();
     assert!(queue.join_timeout(LONG));
+    saw("value", killed, "given back and done by another; join returns");
 }
 
 #[test]
@@ -252,12 +287,15 @@ fn row_14_one_of_the_workers_is_killed_while_all_are_busy() {
         begun.iter().map(|begun| pool.submit(wait, (begun.clone(), go.clone())).unwrap()).collect();
     assert!(begun.iter().all(|begun| begun.wait_timeout(LONG)));
     let victim = workers_of(std::process::id(), "row14")[1];
+    let killed = Instant::now();
     kill(victim, libc::SIGKILL);
     wait_until("the culprit's handle knows", || {
         tasks.iter().any(procpool::TaskHandle::is_finished)
     });
     go.set();
     let outcomes: Vec<_> = tasks.into_iter().map(procpool::TaskHandle::join).collect();
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    saw("error", killed, format!("{failed} of {} fails, and names the process", outcomes.len()));
     let lost: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert_eq!((lost.len(), lost[0].pid()), (1, Some(victim)));
     assert!(outcomes.iter().flatten().all(Option::is_some));
@@ -275,9 +313,11 @@ fn row_15_the_users_process_is_killed() {
         wait_for_line(&mut program, "ready");
         let all = descendants(program.id());
         assert!(all.len() >= 4, "{all:?}");
+        let killed = Instant::now();
         kill(program.id(), libc::SIGKILL);
         program.wait().unwrap();
         wait_until("all have gone", || !all.iter().any(|pid| is_running(*pid)));
+        saw("value", killed, "no process is left");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
@@ -302,10 +342,12 @@ fn row_16_a_reader_is_killed_inside_get() {
         if round % 2 == 0 {
             std::thread::sleep(Duration::from_millis(2));
         }
+        let killed = Instant::now();
         reader.kill();
         let _ = reader.join();
         queue.put(round).unwrap();
         assert_eq!(queue.get_timeout(LONG).unwrap(), round);
+        saw("value", killed, "others get as before");
     }
 }
 

@@ -14,7 +14,8 @@
 //! to that call.
 //!
 //! # If a process dies
-//! This one before step 3: the user's process sees the pidfd, removes the folder, reports an error.
+//! This one before step 3: the user's process sees the pidfd, removes the folder, reports an error. Both within
+//! those milliseconds: the folder stays until the next guardian there ends.
 //! The user's process at any time: the doorbell hangs up (and, if a copy of it went astray into
 //! another child, the pidfd tells): kill all, reap all, exit.
 
@@ -34,6 +35,8 @@ use std::time::Duration;
 
 /// Says that this process is to become a guardian, where `main` may run, and the folder's name.
 pub(crate) const VARIABLE: &str = "PROCPOOL_GUARDIAN";
+/// What the name of the folder of a rendezvous begins with; then come the user's process and the time.
+pub(crate) const FOLDER_PREFIX: &str = "procpool-";
 /// The guardian takes over before `main`.
 pub(crate) const BEFORE_MAIN: &str = "before-main";
 /// The guardian takes over in [`init`](crate::init).
@@ -159,6 +162,22 @@ impl User {
             let _ = sys::fd::poll_one(self.pidfd.as_fd(), Some(END_WITHIN));
         }
         named::sweep();
+        sweep_folders();
+    }
+}
+
+/// Removes the folders of rendezvous that never were: of programs that died when their guardian had just
+/// been killed while it started.
+fn sweep_folders() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX));
+        let pid = rest.and_then(|rest| rest.split_once('-')?.0.parse().ok());
+        if pid.is_some_and(|pid| sys::process::is_gone(pid, 0)) {
+            // Another user's, or somebody was faster.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -256,7 +275,10 @@ fn serve(control: Control<Reply, Command>, user: User) {
     }
     match &guardian.user {
         Some(user) if !guardian.dismissed => user.sweep_names(),
-        _ => named::sweep(),
+        _ => {
+            named::sweep();
+            sweep_folders();
+        }
     }
 }
 

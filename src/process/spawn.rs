@@ -6,7 +6,7 @@
 //! made itself undumpable.
 
 use super::control::{Bootstrap, Command, Control, ForkRequest, Forked, Reply};
-use super::guardian::{BEFORE_MAIN, IN_MAIN, VARIABLE, exit_of, program_calls_init};
+use super::guardian::{BEFORE_MAIN, FOLDER_PREFIX, IN_MAIN, VARIABLE, exit_of, program_calls_init};
 use super::identity::Identity;
 use crate::error::{Error, WorkerExit};
 use crate::shm::Arena;
@@ -38,7 +38,8 @@ impl Guardian {
             ));
         }
         let base = std::env::temp_dir();
-        let folder = format!("procpool-{}-{}", sys::process::own_pid(), sys::clock::monotonic_ns());
+        let (pid, now_ns) = (sys::process::own_pid(), sys::clock::monotonic_ns());
+        let folder = format!("{FOLDER_PREFIX}{pid}-{now_ns}");
         let started = Self::start_at(arena, bell.as_fd(), &base, &folder);
         if started.is_err() {
             let _ = std::fs::remove_dir_all(base.join(folder));

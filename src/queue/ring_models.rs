@@ -128,3 +128,25 @@ fn a_value_pushed_behind_a_slow_consumer_is_not_left_lying() {
         assert_eq!(memory.ring().claim(6, |_| ()).map(|claim| claim.value), pushed.then_some(2));
     });
 }
+
+#[test]
+fn a_value_is_claimed_or_withdrawn_and_what_comes_behind_is_found() {
+    loom::model(|| {
+        let memory = Memory::new(2);
+        memory.ring().push(1).unwrap();
+        let consumer = {
+            let memory = memory.clone();
+            thread::spawn(move || {
+                let claim = memory.ring().claim(5, |_| ())?;
+                memory.ring().release(claim.position);
+                Some(claim.value)
+            })
+        };
+        let withdrawn = memory.ring().withdraw(1);
+        memory.ring().push(2).unwrap();
+        let claimed = consumer.join().unwrap();
+        let left = memory.ring().claim(6, |_| ()).map(|claim| claim.value);
+        let got: Vec<u32> = claimed.into_iter().chain(left).collect();
+        assert_eq!(got, if withdrawn { vec![2] } else { vec![1, 2] });
+    });
+}
