@@ -89,6 +89,8 @@ struct Ordeal {
     stopped: Vec<(u32, Instant)>,
     /// Everybody who was killed, or was to die with a guardian that was.
     doomed: HashSet<u32>,
+    /// Only so can it be unknown how a process ended.
+    killed_guardian: bool,
 }
 
 impl Ordeal {
@@ -117,7 +119,16 @@ impl Ordeal {
             }
         });
         let (stopped, doomed) = (Vec::new(), HashSet::new());
-        Ok(Self { random, program, orders, lines, temporary, stopped, doomed })
+        Ok(Self {
+            random,
+            program,
+            orders,
+            lines,
+            temporary,
+            stopped,
+            doomed,
+            killed_guardian: false,
+        })
     }
 
     /// Until the program has ended; then, how soon there was nothing left of it.
@@ -149,6 +160,8 @@ impl Ordeal {
                         }
                         ["lost", pid, _]
                             if pid.parse().is_ok_and(|pid| self.doomed.contains(&pid)) => {}
+                        // It may have ended by itself.
+                        ["lost", _, "unknown"] if self.killed_guardian => {}
                         ["lost", pid, signal] => {
                             return Err(format!(
                                 "process {pid} was lost to signal {signal}, and nobody killed it"
@@ -241,6 +254,7 @@ impl Ordeal {
                 while is_running(pid) && !is_stopped(pid) {
                     std::thread::sleep(Duration::from_micros(100));
                 }
+                self.killed_guardian |= target == "guardian";
                 self.doomed.insert(pid);
                 self.doomed.extend(descendants(pid));
                 kill(pid, signal);

@@ -39,7 +39,7 @@ static TALLY: OnceLock<Tally> = OnceLock::new();
 /// The pool, for whoever finds that something is wrong.
 static POOL: Mutex<Option<Arc<Pool>>> = Mutex::new(None);
 /// Who was lost with a task since the last calm, for the harness to compare.
-static LOST: Mutex<Vec<(u32, i32)>> = Mutex::new(Vec::new());
+static LOST: Mutex<Vec<(u32, Option<i32>)>> = Mutex::new(Vec::new());
 /// What is under way, and since when.
 static UNDER_WAY: Mutex<BTreeMap<u64, (String, Instant)>> = Mutex::new(BTreeMap::new());
 static WATCHED: AtomicU64 = AtomicU64::new(0);
@@ -77,7 +77,7 @@ impl World {
         lock(&self.account).in_doubt(act, id);
     }
 
-    pub(crate) fn report_lost(&self, pid: u32, signal: i32) {
+    pub(crate) fn report_lost(&self, pid: u32, signal: Option<i32>) {
         lock(&LOST).push((pid, signal));
     }
 }
@@ -172,7 +172,10 @@ pub(crate) fn run() -> ! {
         watched("calm", || be_calm(world, arena.as_ref(), used));
         one(&tally.calms);
         for (pid, signal) in std::mem::take(&mut *lock(&LOST)) {
-            tell(&format!("lost {pid} {signal}"), false);
+            match signal {
+                Some(signal) => tell(&format!("lost {pid} {signal}"), false),
+                None => tell(&format!("lost {pid} unknown"), false),
+            }
         }
         let stats = pool.stats();
         tally.retries.fetch_add(stats.retries, Relaxed);

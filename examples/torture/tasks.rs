@@ -92,7 +92,10 @@ fn outcome<R>(world: &World, outcome: Result<R, TaskError>, may: May) -> Option<
         && error.is_worker_lost()
     {
         one(&tally.lost);
-        world.report_lost(error.pid().unwrap_or(0), signal);
+        world.report_lost(error.pid().unwrap_or(0), Some(signal));
+    } else if exit == Some(WorkerExit::Unknown) && error.is_worker_lost() {
+        one(&tally.lost);
+        world.report_lost(error.pid().unwrap_or(0), None);
     } else if error.is_panic() && may.panic && error.panic_message() == Some(ON_PURPOSE) {
         one(&tally.panics);
     } else if error.is_timed_out() && may.late {

@@ -16,6 +16,8 @@ pub enum WorkerExit {
     Code(i32),
     /// A signal ended it: 9 is SIGKILL, 11 SIGSEGV, 6 SIGABRT.
     Signal(i32),
+    /// Not known: the guardian process, which alone is told, died before it could pass it on.
+    Unknown,
 }
 
 impl fmt::Display for WorkerExit {
@@ -23,6 +25,7 @@ impl fmt::Display for WorkerExit {
         match self {
             Self::Code(code) => write!(formatter, "exit code {code}"),
             Self::Signal(signal) => write!(formatter, "signal {signal}"),
+            Self::Unknown => write!(formatter, "a status that was lost with the guardian process"),
         }
     }
 }

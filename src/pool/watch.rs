@@ -309,8 +309,7 @@ impl Watch {
             if matches!(answer, Some(Err(_))) {
                 self.bury_guardian();
             }
-            // The status died with the guardian.
-            let exit = answer.and_then(Result::ok).flatten().unwrap_or(WorkerExit::Signal(9));
+            let exit = answer.and_then(Result::ok).flatten().unwrap_or(WorkerExit::Unknown);
             self.settle_worker(&worker, exit);
         }
         if let Err(error) = asked.and_then(|asked| self.enter_forked(asked)) {

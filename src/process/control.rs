@@ -144,7 +144,9 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
 
     /// Passes a descriptor, for a request that comes after it.
     pub(crate) fn pass(&self, fd: impl AsFd) -> Result<(), Error> {
-        sys::fd::send(&self.doorbell, b"fd", Some(fd.as_fd()))
-            .map_err(|error| Error::os("pass a stream to the guardian process", error))
+        sys::fd::send(&self.doorbell, b"fd", Some(fd.as_fd())).map_err(|error| match error {
+            sys::fd::HUNG_UP | sys::fd::RESET => hung_up("take the streams of", &error),
+            error => Error::os("pass a stream to the guardian process", error),
+        })
     }
 }

@@ -189,10 +189,12 @@ fn connect(folder: &str, doorbell: OwnedFd, user: &User) -> Result<Control<Reply
     // Others must not enter, whatever the umask says: who connects gets the arena.
     let made = std::fs::DirBuilder::new().mode(0o700).create(&place);
     made.map_err(|error| os("make the rendezvous folder", error))?;
+    fault::point("guardian.folder-made");
     let cleanup = RemoveOnDrop(&place);
     let accepted = accept_in(&place, &doorbell, user);
     drop(cleanup);
     let Bootstrap { commands, replies } = accepted?;
+    fault::point("guardian.connected");
     Ok(Control { sender: replies, receiver: commands, doorbell })
 }
 
@@ -219,6 +221,7 @@ fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap,
         let watcher = scope.spawn(|| exit_if_orphaned(doorbell, &done, place, user));
         let sent = sys::fd::send(doorbell, inside.as_bytes(), None)
             .map_err(|error| Error::os("send the rendezvous", error));
+        fault::point("guardian.invited");
         let accepted = sent.and_then(|()| {
             server.accept().map_err(|error| {
                 Error::os("accept the user's process", std::io::Error::other(error.to_string()))

@@ -66,15 +66,7 @@ impl Guardian {
                     .map_err(|error| Error::os("watch the guardian process", error))?,
             ),
         };
-        let control = rendezvous(base, folder, doorbell, starting.pidfd()?)?;
-        match control.receive(starting.pidfd()?, PATIENCE)? {
-            Reply::Hello(identity) if identity == Identity::own()? => {}
-            other => {
-                return Err(Error::broken(format!(
-                    "the guardian process runs another program: {other:?}"
-                )));
-            }
-        }
+        let control = meet(base, folder, doorbell, starting.pidfd()?)?;
         let pidfd = starting.keep();
         let pidfd =
             pidfd.ok_or_else(|| Error::broken("the guardian process was given up".into()))?;
@@ -179,6 +171,43 @@ impl Drop for Starting {
     }
 }
 
+/// Connects to the guardian and makes sure that it runs this program.
+///
+/// # Errors
+/// One that is `broken` if the guardian died over it: another one may not.
+fn meet(
+    base: &std::path::Path,
+    folder: &str,
+    doorbell: OwnedFd,
+    guardian: BorrowedFd<'_>,
+) -> Result<Control<Command, Reply>, Error> {
+    rendezvous(base, folder, doorbell, guardian)
+        .and_then(|control| greet(&control, guardian).map(|()| control))
+        .map_err(|error| because_it_died(error, guardian))
+}
+
+/// How long a process that hangs up may take to be dead.
+const DYING_TAKES: Duration = Duration::from_millis(200);
+
+/// Tells a guardian that died while it started, which another one may not, from a system that refuses something.
+/// Both look alike to who connects: a dying process hangs up before its pidfd tells of its death.
+fn because_it_died(error: Error, guardian: BorrowedFd<'_>) -> Error {
+    if error.is_broken() || !sys::fd::poll_one(guardian, Some(DYING_TAKES)).unwrap_or(false) {
+        return error;
+    }
+    Error::broken(format!("the guardian process died while it started: {error}"))
+}
+
+/// Makes sure that the guardian runs this program.
+fn greet(control: &Control<Command, Reply>, guardian: BorrowedFd<'_>) -> Result<(), Error> {
+    match control.receive(guardian, PATIENCE)? {
+        Reply::Hello(identity) if identity == Identity::own()? => Ok(()),
+        other => {
+            Err(Error::broken(format!("the guardian process runs another program: {other:?}")))
+        }
+    }
+}
+
 fn spawn(folder: &str, doorbell: OwnedFd) -> Result<u32, Error> {
     let mode = if program_calls_init() { IN_MAIN } else { BEFORE_MAIN };
     let mut arguments = std::env::args_os();
@@ -228,4 +257,36 @@ fn rendezvous(
     let (replies, receiver) = ipc::channel::<Reply>().map_err(io)?;
     bootstrap.send(Bootstrap { commands, replies }).map_err(other("send the control channels"))?;
     Ok(Control { sender, receiver, doorbell })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    fn sleeper() -> (Child, OwnedFd) {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pidfd = sys::process::open_pidfd(child.id()).unwrap();
+        (child, pidfd)
+    }
+
+    /// What becomes of an invitation to a server that is gone.
+    fn meet_nobody(guardian: &OwnedFd) -> Error {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir(place.path().join("folder")).unwrap();
+        let (doorbell, theirs) = sys::fd::socket_pair().unwrap();
+        sys::fd::send(&theirs, b"socket", None).unwrap();
+        meet(place.path(), "folder", doorbell, guardian.as_fd()).err().unwrap()
+    }
+
+    #[test]
+    fn a_guardian_that_dies_after_its_invitation_is_told_from_a_system_that_refuses() {
+        let (mut child, guardian) = sleeper();
+        let refused = meet_nobody(&guardian);
+        assert!(!refused.is_broken(), "{refused}");
+        child.kill().unwrap();
+        let died = meet_nobody(&guardian);
+        assert!(died.is_broken(), "{died}");
+        child.wait().unwrap();
+    }
 }

@@ -18,6 +18,10 @@ pub(crate) const BAD_DESCRIPTOR: i32 = Errno::BADF.raw_os_error();
 
 /// That a socket was full, or empty.
 pub(crate) const WOULD_BLOCK: Errno = Errno::AGAIN;
+/// The other side of a socket is closed.
+pub(crate) const HUNG_UP: Errno = Errno::PIPE;
+/// The other side of a socket was closed with something unread in it.
+pub(crate) const RESET: Errno = Errno::CONNRESET;
 
 /// Two connected sockets that keep message boundaries; neither survives `exec`.
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
