@@ -114,6 +114,9 @@ const OF_RECYCLING: &[&str] = &[
 #[test]
 fn child_program() {
     let Some(role) = role() else { return };
+    if role == HARVEST {
+        return harvest_behind_a_joiner();
+    }
     let (point, skip) = role.split_once(' ').unwrap();
     let skip: u32 = skip.parse().unwrap();
     let early = point.starts_with("guardian") || point.starts_with("worker.attach");
@@ -159,6 +162,42 @@ fn child_program() {
     assert_eq!(used, used_at_first, "{point}: bytes in the arena");
     pool.join().unwrap();
     println!("fired: {}", fired.unwrap_or("none"));
+}
+
+const HARVEST: &str = "harvest";
+
+/// A worker dies between ending a task and waking who sleeps for that; before it is settled, another thread
+/// that needs the slot sets the result aside.
+fn harvest_behind_a_joiner() {
+    let nap = |ms: u64| {
+        std::thread::sleep(Duration::from_millis(ms));
+        ms
+    };
+    let pool = Pool::builder().workers(1).queue_capacity(1).build().unwrap();
+    assert_eq!(pool.submit(nap, 0).unwrap().join(), Ok(0));
+    for _ in 0..20 {
+        fault::arm("worker.done", 0).unwrap();
+        let task = pool.submit(nap, 20).unwrap();
+        let next = std::thread::scope(|scope| {
+            let joiner = scope.spawn(|| task.join());
+            let next = loop {
+                if let Ok(next) = pool.try_submit(nap, 1) {
+                    break next;
+                }
+            };
+            assert_eq!(joiner.join().unwrap(), Ok(20));
+            next
+        });
+        assert_eq!((fault::fired(), next.join()), (Some("worker.done"), Ok(1)));
+    }
+}
+
+#[test]
+fn who_sleeps_for_a_task_hears_of_its_end_though_its_slot_is_another_tasks() {
+    let _dog = watchdog(60);
+    let folder = tempfile::tempdir().unwrap();
+    let (status, text, errors) = run_to_end(&mut program_in_role(HARVEST, folder.path()));
+    assert!(status.success(), "{text}{errors}");
 }
 
 /// Runs the program with one point armed; whether it fired.

@@ -43,6 +43,7 @@ const UNSAFE_FILES: &[&str] = &[
     "pool/area.rs",
     "pool/context.rs",
     "pool/failure.rs",
+    "pool/path_models.rs",
     "pool/results.rs",
     "pool/slot.rs",
     "pool/startup.rs",
@@ -80,6 +81,7 @@ const UNSAFE_FILES: &[&str] = &[
     "sys/memory.rs",
     "sys/process.rs",
     "sys/robust.rs",
+    "sys/robust_model.rs",
 ];
 
 /// What a check lets pass: in `file`, whatever begins with `what`.

@@ -10,10 +10,11 @@ use super::submit::Job;
 use super::terms::Terms;
 use super::trampolines;
 use crate::error::{Error, TaskError};
+use crate::prim::{Condvar, Mutex};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 

@@ -2,9 +2,10 @@
 
 use super::inner::{Inner, lock};
 use super::stats::Entered;
+use crate::prim::Mutex;
 use crate::shm::arena::is_forked_copy;
 use crate::sys;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 /// A process that this one has started and that has not ended, from [`active_children`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,13 +3,14 @@
 use super::inner::lock;
 use super::submit::TaskHandle;
 use crate::error::{Error, TaskError};
+use crate::prim::Mutex;
 use crate::shm::arena::is_forked_copy;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};

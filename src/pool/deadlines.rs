@@ -32,11 +32,10 @@ use super::slot::Slot;
 use super::state::Phase;
 use super::watch::Watch;
 use crate::error::TaskError;
-use crate::prim::{Acquire, AtomicU32, Relaxed, Release, SeqCst, fence};
+use crate::prim::{Acquire, AtomicU32, Mutex, Relaxed, Release, SeqCst, fence};
 use crate::shm::{Arena, ParticipantId};
 use crate::sys;
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How often the supervisor looks.

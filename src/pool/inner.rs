@@ -24,13 +24,13 @@ use super::stats::{Entered, Measured, Took};
 use super::supervisor::Mailbox;
 use super::watched::Wakers;
 use crate::error::{Error, TaskError};
-use crate::prim::{AtomicU32, AtomicU64, Relaxed, SeqCst};
+use crate::prim::{AtomicU32, AtomicU64, Condvar, Mutex, MutexGuard, Relaxed, SeqCst};
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::{ParticipantId, fault};
 use crate::sys;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Of so many submitted tasks, the wait of one is measured: reading the clock takes as long as much of the

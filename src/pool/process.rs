@@ -15,7 +15,7 @@ use super::inner::{Inner, lock};
 use super::submit::{self, Job, TaskHandle};
 use super::trampolines;
 use crate::error::{Error, TaskError, WorkerExit};
-use crate::prim::{AtomicU32, Relaxed};
+use crate::prim::{AtomicU32, Condvar, Mutex, Relaxed};
 use crate::sys;
 use serde::{Serialize, de::DeserializeOwned};
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ use std::fmt;
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// One function that runs in a process of its own, from [`Process::spawn`].

@@ -10,7 +10,7 @@
 //!    the blocks.
 //! 4. The slot in its ledger, if claimed by the dead: its blocks become ours; the call that was
 //!    running is lost; if calls are left, the batch is queued again and goes on behind it; else it
-//!    is finished. If it is DONE already, it is announced (again: that does no harm).
+//!    is finished. If it is not claimed by it any more, who sleeps on it is woken (again: that does no harm).
 //! 5. Processes that the dead one had started (a pool of its own): ended, and settled like it.
 //! 6. Its remaining blocks.
 //! 7. Its place among the sleepers, its participant entry.
@@ -121,7 +121,9 @@ fn settle_slot(inner: &Inner, dead: Dead<'_>, index: u32) -> Option<Pausing> {
         if returned && slot.is_some_and(|slot| slot.state.load().phase == Phase::Ready) {
             inner.area.queue(index);
         }
-        if let Some(slot) = slot.filter(|slot| slot.state.load().phase == Phase::Done) {
+        // It may have made the slot DONE and have woken nobody. Since then, the slot may have been taken, and
+        // have another task: who sleeps there sleeps for the one before.
+        if let Some(slot) = slot {
             slot.state.wake_sleepers();
         }
         return None;

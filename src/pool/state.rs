@@ -2,9 +2,10 @@
 //!
 //! # Shared state
 //! ```text
-//! | generation 32 | owner 16 | flags 8 | state 8 |      flags: WAITED_FOR 1, WATCHED 2
+//! | generation 32 | owner 16 | generation's low bits 6 | flags 2 | state 8 |      flags: WAITED_FOR 1, WATCHED 2
 //! ```
-//! Created zero: FREE in generation 0. The low half is a futex.
+//! Created zero: FREE in generation 0. The low half is a futex: it says something of the generation too, lest
+//! who is about to sleep for one task sleep for the next.
 //!
 //! # States
 //! ```text
@@ -35,7 +36,7 @@
 //!
 //! # If a process dies
 //! CLAIMED by the dead: settlement, which found the slot in the ledger, either finishes it or gives
-//! it back. DONE with sleepers not yet woken: settlement wakes everybody.
+//! it back. DONE with sleepers not yet woken: settlement wakes them, whatever the slot is by then.
 //!
 //! # Tests
 //! `state_models.rs` (loom); `worker.slot-*`, `worker.done`, `worker.announced` fault points.
@@ -92,6 +93,7 @@ impl State {
             | u64::from(self.owner) << 16
             | u64::from(self.waited_for) << 8
             | u64::from(self.watched) << 9
+            | u64::from(self.generation & 63) << 10
             | self.phase as u64
     }
 

@@ -6,12 +6,13 @@
 use super::inner::{Inner, Place, lock};
 use super::watch::Watch;
 use crate::error::Error;
+use crate::prim::Mutex;
 use crate::shm::Arena;
 use crate::shm::arena::is_forked_copy;
 use crate::sys;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 

@@ -16,6 +16,10 @@
 //! # If a process dies
 //! After each step `settle.rs` finds in the ledger what was held; the fault points below mark them.
 
+#[cfg(all(test, shuttle))]
+#[path = "path_models.rs"]
+mod path_models;
+
 use super::area::{Area, AreaAddress, RINGS};
 use super::context::ContextCache;
 use super::failure;

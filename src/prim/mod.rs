@@ -1,11 +1,24 @@
-//! Atomics: the one place that names them, so that loom can stand in for the standard library.
+//! Atomics, and the locks within one process: the one place that names them, so that loom or shuttle can
+//! stand in for the standard library.
 //!
 //! Orderings are imported by name; each use in the crate says which edge it belongs to.
 
+#[cfg(shuttle)]
+pub(crate) mod model;
+#[cfg(shuttle)]
+mod stepped;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+#[cfg(shuttle)]
+pub(crate) use {std::sync::atomic::fence, stepped::AtomicU32, stepped::AtomicU64};
+
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
 pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 pub(crate) use std::sync::atomic::compiler_fence;
@@ -15,7 +28,9 @@ pub(crate) use std::sync::atomic::compiler_fence;
 pub(crate) fn spin_hint() {
     #[cfg(loom)]
     loom::thread::yield_now();
-    #[cfg(not(loom))]
+    #[cfg(shuttle)]
+    model::yield_now();
+    #[cfg(not(any(loom, shuttle)))]
     std::hint::spin_loop();
 }
 

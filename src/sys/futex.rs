@@ -3,6 +3,7 @@
 //! Never private (the waiters are other processes) and always against the monotonic clock.
 //! Under loom the kernel is modelled by a list of sleepers under one lock, so that a lost wake-up is a
 //! deadlock that loom reports. Nobody is woken there without cause, and no time-out ever comes.
+//! Under shuttle it is the same, except that sleepers may die, and that times out (`prim/model.rs`).
 
 use crate::prim::AtomicU32;
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub(crate) enum Woken {
 }
 
 /// Sleeps while `*word == expected`, for at most `timeout` (`None`: until woken).
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken {
     use rustix::thread::futex::{self, Flags, Timespec};
     let timespec = timeout.map(|timeout| Timespec {
@@ -33,7 +34,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -
 }
 
 /// Wakes up to `count` sleepers of `word`.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn wake(word: &AtomicU32, count: u32) {
     // A wake-up can only fail for a bad address, and `word` is a live reference.
     let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), count);
@@ -88,4 +89,17 @@ pub(crate) fn wake(word: &AtomicU32, count: u32) {
         !woken
     });
     KERNEL.1.notify_all();
+}
+
+#[cfg(shuttle)]
+pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken {
+    match crate::prim::model::wait(word, expected, timeout.is_some()) {
+        true => Woken::LookAgain,
+        false => Woken::TimedOut,
+    }
+}
+
+#[cfg(shuttle)]
+pub(crate) fn wake(word: &AtomicU32, count: u32) {
+    crate::prim::model::wake(word, count);
 }

@@ -23,4 +23,5 @@ pub(crate) mod memory;
 #[cfg(not(loom))]
 pub(crate) mod process;
 #[cfg(not(loom))]
+#[cfg_attr(shuttle, path = "robust_model.rs")]
 pub(crate) mod robust;

@@ -319,5 +319,7 @@ pub(crate) fn is_privileged_exec() -> bool {
 
 /// Lets others run; used where the peer is a few instructions away from finishing.
 pub(crate) fn yield_now() {
+    #[cfg(shuttle)]
+    crate::prim::model::yield_now();
     rustix::thread::sched_yield();
 }
