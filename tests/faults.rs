@@ -114,8 +114,10 @@ const OF_RECYCLING: &[&str] = &[
 #[test]
 fn child_program() {
     let Some(role) = role() else { return };
-    if role == HARVEST {
-        return harvest_behind_a_joiner();
+    match &*role {
+        HARVEST => return harvest_behind_a_joiner(),
+        STOPPED => return submit_past_a_stopped_worker(),
+        _ => {}
     }
     let (point, skip) = role.split_once(' ').unwrap();
     let skip: u32 = skip.parse().unwrap();
@@ -165,6 +167,33 @@ fn child_program() {
 }
 
 const HARVEST: &str = "harvest";
+const STOPPED: &str = "stopped";
+
+/// A worker is stopped with a cell that it has claimed, until the ring is full behind it: who submits has it
+/// killed, which costs no task.
+fn submit_past_a_stopped_worker() {
+    let pool = Pool::builder().workers(2).queue_capacity(4).build().unwrap();
+    for round in 1..=2 {
+        fault::arm_stop("worker.cell-claimed", 0).unwrap();
+        // The first is its own; the others go on round the ring.
+        let first = pool.submit(|n: u64| n, 77).unwrap();
+        wait_until("a worker is stopped", || fault::fired().is_some());
+        for n in 0..40 {
+            assert_eq!(pool.submit(|n: u64| n, n).unwrap().join(), Ok(n));
+        }
+        assert_eq!(first.join(), Ok(77));
+        assert_eq!(pool.stats().workers_lost, round);
+        pool.check_invariants().unwrap();
+    }
+}
+
+#[test]
+fn a_worker_that_is_stopped_with_a_cell_of_the_ring_does_not_hold_up_who_submits() {
+    let _dog = watchdog(60);
+    let folder = tempfile::tempdir().unwrap();
+    let (status, text, errors) = run_to_end(&mut program_in_role(STOPPED, folder.path()));
+    assert!(status.success(), "{text}{errors}");
+}
 
 /// A worker dies between ending a task and waking who sleeps for that; before it is settled, another thread
 /// that needs the slot sets the result aside.

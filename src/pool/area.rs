@@ -210,6 +210,11 @@ impl Area {
         self.rings_to_look_at(false).iter().any(|priority| self.rings[*priority].has_value())
     }
 
+    /// About how many tasks are queued.
+    pub(crate) fn queued(&self) -> u64 {
+        self.rings.iter().fold(0, |sum, ring| ring.len().saturating_add(sum))
+    }
+
     /// Takes a slot out of its ring, if it is there.
     pub(crate) fn withdraw(&self, index: u32) {
         self.rings[self.slots[index as usize].priority() % RINGS].withdraw(index);
@@ -222,23 +227,21 @@ impl Area {
         self.header.jobs.iter().for_each(|job| job.0.notify(u32::MAX >> 1));
     }
 
-    /// Queues a slot that is READY, and has a worker look at it.
+    /// Queues a slot that is READY, and has a worker look at it; `false` if its ring has no cell for it.
     #[inline]
-    pub(crate) fn queue(&self, index: u32) {
+    pub(crate) fn try_queue(&self, index: u32) -> bool {
         let priority = self.slots[index as usize].priority() % RINGS;
         if priority != NORMAL {
             // SYNC(prioritised): pairs with the Acquire in `rings_to_look_at`. It comes before the task: a
             // worker that is woken for that, or that looks again before it sleeps, sees both.
             self.header.control.0.prioritised.store(1, Release);
         }
-        while self.rings[priority].push(index).is_err() {
-            // The ring has a cell for every slot twice over: only a consumer that has claimed one
-            // and not yet released it, a few instructions apart, can be in the way. If it died
-            // there, settlement releases the cell.
-            crate::sys::process::yield_now();
+        if self.rings[priority].push(index).is_err() {
+            return false;
         }
         crate::shm::fault::point("main.cell-published");
         super::sleep::task_queued(self.searcher(), self.idle());
+        true
     }
 
     /// Leaves a mailed slot that is READY at its seat, and has the worker there look.

@@ -28,7 +28,6 @@ use super::events::event;
 use super::inner::{Inner, Place, lock};
 use super::options::{Limit, TaskOptions};
 use super::results::Harvested;
-use super::slot::Slot;
 use super::state::Phase;
 use super::watch::Watch;
 use crate::error::TaskError;
@@ -270,7 +269,7 @@ impl Watch {
             slot.pardon();
             return false;
         }
-        let error = error.of(inner.function_of(slot), 1);
+        let error = error.of(inner.function_of(running.index), 1);
         let (pool, pid) = (&*inner.name, self.workers[at].pid);
         event!(WARN, "task ended", pool = pool, pid = pid, why = &*error.to_string());
         if !slot.is_of_map() {
@@ -311,14 +310,5 @@ impl Watch {
                 _ => return false,
             }
         }
-    }
-}
-
-/// What a slot's function is called.
-impl Inner {
-    pub(super) fn function_of(&self, slot: &Slot) -> &'static str {
-        super::trampolines::name_of(crate::process::identity::CodeOffset::from_raw(
-            slot.code.load(Relaxed),
-        ))
     }
 }

@@ -124,7 +124,7 @@ fn blocks(arena: &Arena, slot: &Slot) -> Vec<u64> {
     let mut offset = slot.failures.load(Acquire);
     let mut blocks = Vec::new();
     // No call has more than one record; the bound ends a chain that a dying process spoiled.
-    while offset != 0 && blocks.len() <= slot.calls.load(Relaxed) as usize {
+    while offset != 0 && blocks.len() <= slot.calls() as usize {
         blocks.push(offset);
         offset = arena.at(Offset::<AtomicU64>::new(offset)).map_or(0, |next| next.load(Relaxed));
     }

@@ -11,7 +11,7 @@
 
 use super::area::Area;
 use super::deadlines::Special;
-use super::free_slot::FreeSlot;
+use super::free_slot::{FreeSlot, Sent};
 use super::options::TaskOptions;
 use super::process::Once;
 use super::recycle::Recycle;
@@ -69,8 +69,12 @@ pub(crate) struct Inner {
     /// Deaths of workers that have ended no task, and the time in which they may happen.
     pub(crate) restarts: (u32, Duration),
     pub(super) slots: Mutex<Slots>,
+    /// What was sent in each slot.
+    pub(super) sent: Box<[Sent]>,
     /// The workers, as the supervisor knows them.
     pub(super) roster: Mutex<Vec<Entered>>,
+    /// Batches for which there was no cell (`requeue.rs`).
+    pub(super) put_off: Mutex<Vec<Place>>,
     pub(super) aside: Mutex<HashMap<u32, Aside>>,
     /// What holds the shared objects to which the inputs carry handles, by slot.
     jobs_taken: AtomicU64,
@@ -191,7 +195,9 @@ impl Inner {
                 tally: Tally::default(),
                 measured: Measured::default(),
             }),
+            sent: area.slots.iter().map(|_| Sent::default()).collect(),
             roster: Mutex::default(),
+            put_off: Mutex::default(),
             aside: Mutex::default(),
             jobs_taken: AtomicU64::new(1),
             next_context: AtomicU64::new(1),
@@ -269,7 +275,7 @@ impl Inner {
     pub(super) fn end_lost(&self, error: TaskError) {
         for (index, slot) in self.area.slots.iter().enumerate() {
             let generation = slot.state.load().generation;
-            let error = error.clone().of(self.function_of(slot), 1);
+            let error = error.clone().of(self.function_of(index as u32), 1);
             self.end_queued(Place { index: index as u32, generation }, &error, |_| {});
         }
     }
@@ -287,7 +293,7 @@ impl Inner {
             return false;
         }
         let done = (slot.progress.load(Relaxed) >> 1) as u32;
-        for call in done..slot.calls.load(Relaxed) {
+        for call in done..self.calls_of(place.index) {
             self.note_lost(place.index, call, error.clone());
         }
         meanwhile(&self.area);

@@ -233,7 +233,7 @@ where
         };
         match self.fill(slot.place.index) {
             Ok(true) => {
-                let calls = inner.slot(slot.place.index).calls.load(Relaxed) as usize;
+                let calls = inner.slot(slot.place.index).calls() as usize;
                 let place = slot.send();
                 self.job.watch_limits(&inner);
                 self.enter(calls, At::UnderWay(place));
@@ -304,10 +304,9 @@ where
             return Ok(false);
         }
         let output_has_table = calls > 1 && shape_of::<R>() == Shape::Varying;
-        slot.code.store(self.job.code.to_raw(), Relaxed);
+        inner.set_sent(index, self.job.code, calls);
         slot.context.store(self.job.context_word(), Relaxed);
         slot.table_calls.store(table_calls as u32, Relaxed);
-        slot.calls.store(calls as u32, Relaxed);
         let job = self.waiting_place;
         carry_input(inner.area.arena, slot, &carried)?;
         let routing = Routing { job, of_map: true, output_has_table, ..Routing::default() };
@@ -378,7 +377,7 @@ where
         if !slot.state.try_take(place.generation) {
             return;
         }
-        let calls = slot.calls.load(Relaxed) as usize;
+        let calls = self.inner.calls_of(place.index) as usize;
         let busy_ns = slot.busy_ns.load(Relaxed);
         if busy_ns > 0 && calls > 0 {
             self.sizer.learn(calls, busy_ns, slot.output_bytes.load(Relaxed) as usize);

@@ -5,7 +5,7 @@
 //!                     fill slots, collect results       (user's process, any thread)
 //! process.rs          a pool of one worker and one task
 //! inner.rs, free_slot.rs, results.rs  free slots, what was set aside  (user's process, private)
-//! supervisor.rs, watch.rs, starting.rs, restarts.rs, deadlines.rs, size.rs, settle.rs
+//! supervisor.rs, watch.rs, starting.rs, restarts.rs, deadlines.rs, size.rs, settle.rs, requeue.rs
 //!                     keep workers alive                (user's process, one thread)
 //! worker.rs, trampolines.rs, task.rs
 //!                     claim, run, announce              (workers)
@@ -60,6 +60,8 @@ mod progress;
 #[cfg(not(loom))]
 mod recycle;
 #[cfg(not(loom))]
+mod requeue;
+#[cfg(not(loom))]
 mod restarts;
 #[cfg(not(loom))]
 mod results;
@@ -80,6 +82,8 @@ mod sleep;
 mod sleep_models;
 #[cfg(not(loom))]
 mod slot;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod slot_fuzz;
 #[cfg(not(loom))]
 mod starting;
 #[cfg(not(loom))]

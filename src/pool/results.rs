@@ -92,7 +92,7 @@ impl Inner {
             failures.append(&mut failure::read(self.area.arena, slot));
         }
         if !failures.is_empty() {
-            let function = self.function_of(slot);
+            let function = self.function_of(index);
             failures =
                 failures.into_iter().map(|(call, error)| (call, error.of(function, 1))).collect();
         }
@@ -111,7 +111,7 @@ impl Inner {
         failures.sort_by_key(|(call, _)| *call);
         failures.dedup_by_key(|(call, _)| *call);
         let mut failures = failures.into_iter().peekable();
-        let calls = slot.calls.load(Relaxed) as usize;
+        let calls = self.calls_of(index) as usize;
         let stream = self.output::<R>(slot, calls);
         let mut failed = 0;
         for call in 0..calls {
@@ -126,7 +126,7 @@ impl Inner {
             failed += u64::from(outcome.is_err());
             sink(call, outcome);
         }
-        let mut took = Took::of(slot);
+        let mut took = Took::of(self, index);
         if calls > 1 && shape_of::<R>() == Shape::Plain {
             took.bytes_out = (calls * size_of::<R>()) as u64;
         }
@@ -186,7 +186,7 @@ impl Inner {
     /// Throws the results of a taken batch away.
     pub(crate) fn discard(&self, index: u32) {
         self.failures(index, None);
-        let took = Took::of(self.slot(index));
+        let took = Took::of(self, index);
         self.free_blocks(index);
         self.free_slot(index, Tally::default(), Some(&took));
     }
@@ -239,7 +239,7 @@ impl Inner {
                 aside.remove(&place.index);
             }
         }
-        let took = Took::of(slot);
+        let took = Took::of(self, place.index);
         self.free_blocks(place.index);
         self.free_slot(place.index, Tally::default(), Some(&took));
         true

@@ -23,6 +23,7 @@ use super::deadlines::Condemned;
 use super::events::event;
 use super::failure;
 use super::inner::{Inner, Place};
+use super::requeue::Pausing;
 use super::restarts::Had;
 use super::slot::Slot;
 use super::state::Phase;
@@ -49,14 +50,6 @@ pub(super) struct Dead<'a> {
     pub(crate) closing: bool,
     /// The call for which the supervisor killed it.
     pub(super) condemned: Option<&'a Condemned>,
-}
-
-/// A batch that is to be queued again a little later.
-#[derive(Debug, Clone, Copy)]
-#[must_use]
-pub(super) struct Pausing {
-    pub(super) place: Place,
-    pub(super) pause: Duration,
 }
 
 /// How far a worker had come.
@@ -99,7 +92,7 @@ fn settle_cell(inner: &Inner, dead: Dead<'_>, place: u64) {
     ring.release(position);
     let slot = inner.area.slots.get(claim.value as usize);
     if slot.is_some_and(|slot| slot.state.load().phase == Phase::Ready) {
-        inner.area.queue(claim.value);
+        inner.queue_soon(claim.value);
     }
 }
 
@@ -119,7 +112,7 @@ fn settle_slot(inner: &Inner, dead: Dead<'_>, index: u32) -> Option<Pausing> {
         // It was giving the rest of a batch back, and may not have queued it: a second time does no harm.
         let returned = ledger.returning.load(Relaxed) != 0;
         if returned && slot.is_some_and(|slot| slot.state.load().phase == Phase::Ready) {
-            inner.area.queue(index);
+            inner.queue_soon(index);
         }
         // It may have made the slot DONE and have woken nobody. Since then, the slot may have been taken, and
         // have another task: who sleeps there sleeps for the one before.
@@ -139,7 +132,7 @@ fn settle_slot(inner: &Inner, dead: Dead<'_>, index: u32) -> Option<Pausing> {
     }
     slot.pardon();
     let Next { call, pause } = settle_calls(inner, dead, index, slot);
-    if call == slot.calls.load(Relaxed) {
+    if call == inner.calls_of(index) {
         give_up_input(arena, slot);
         inner.finish(slot);
         return None;
@@ -167,24 +160,6 @@ impl Next {
     }
 }
 
-impl Inner {
-    /// Queues a batch that was given back; not if it has been cancelled meanwhile.
-    pub(super) fn queue_again(&self, place: Place) {
-        let slot = self.slot(place.index);
-        let state = slot.state.load();
-        if state.generation != place.generation || state.phase != Phase::Ready {
-            return;
-        }
-        match slot.is_mailed() {
-            true => self.area.mail(place.index),
-            false => self.area.queue(place.index),
-        }
-        if self.options_of(place.index).limit().is_some() {
-            self.watch_limits();
-        }
-    }
-}
-
 /// Decides the running call, if there was one.
 fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next {
     let arena = inner.area.arena;
@@ -198,7 +173,7 @@ fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next 
     }
     // SYNC(call-done): pairs with the Release in `Batch::done`.
     let progress = slot.progress.load(Acquire);
-    let (done, calls) = ((progress >> 1) as u32, slot.calls.load(Relaxed));
+    let (done, calls) = ((progress >> 1) as u32, inner.calls_of(index));
     let was_running = progress & 1 == 1 && done < calls;
     let given_up = !was_running && done < calls && slot.attempts.load(Relaxed) > ATTEMPTS_MAX;
     if !was_running && !given_up {
@@ -207,7 +182,7 @@ fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next 
     }
     // A panic that was recorded just before the death is the call's outcome.
     if failure::read(arena, slot).iter().any(|(call, _)| *call == done) {
-        return skip(inner, slot, done);
+        return skip(inner, index, done);
     }
     if dead.closing {
         return lose(inner, index, done, TaskError::pool_closed());
@@ -216,24 +191,25 @@ fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next 
     if let Some(pause) = inner.options_of(index).retry_policy().pause(times) {
         slot.progress.store(u64::from(done) * 2, Release);
         inner.counters.retries.fetch_add(1, Relaxed);
-        let (function, pause_ms) = (inner.function_of(slot), pause.as_millis() as u64);
+        let (function, pause_ms) = (inner.function_of(index), pause.as_millis() as u64);
         event!(INFO, "task retried", function = function, begun = times, pause_ms = pause_ms);
         return Next { call: done, pause };
     }
     let error = TaskError::worker_lost(dead.pid, dead.exit);
-    lose(inner, index, done, error.of(inner.function_of(slot), times))
+    lose(inner, index, done, error.of(inner.function_of(index), times))
 }
 
 /// Notes that a call has failed.
 fn lose(inner: &Inner, index: u32, call: u32, error: TaskError) -> Next {
     inner.note_lost(index, call, error);
-    skip(inner, inner.slot(index), call)
+    skip(inner, index, call)
 }
 
 /// Goes on behind a call that has no result.
-fn skip(inner: &Inner, slot: &Slot, call: u32) -> Next {
+fn skip(inner: &Inner, index: u32, call: u32) -> Next {
+    let slot = inner.slot(index);
     if slot.output_has_table() {
-        skip_result(inner.area.arena, slot, call, slot.calls.load(Relaxed));
+        skip_result(inner.area.arena, slot, call, inner.calls_of(index));
     }
     slot.progress.store(u64::from(call + 1) * 2, Release);
     Next::at(call + 1)

@@ -141,7 +141,7 @@ impl Watch {
             let inner = self.pools[at].inner.clone();
             let Some((timeout, least)) = inner.idle_timeout else { continue };
             let (workers, most) = (inner.workers(), inner.most_workers());
-            let queued: u64 = inner.area.rings.iter().map(|ring| ring.len()).sum();
+            let queued = inner.area.queued();
             if queued > 0 && workers < most {
                 let more = usize::try_from(queued).unwrap_or(most);
                 inner.set_workers(most.min(workers.saturating_add(more)));

@@ -28,6 +28,7 @@
 #![allow(unsafe_code)] // Defines memory that several processes use by these rules.
 
 use super::state::StateWord;
+use crate::limits::BATCH_CALLS_MAX;
 use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, SeqCst};
 use crate::shm::offset::Shared;
 use std::cell::UnsafeCell;
@@ -66,7 +67,7 @@ pub(crate) struct Slot {
     pub(crate) context: AtomicU32,
     /// Entries in the input's table of ends.
     pub(crate) table_calls: AtomicU32,
-    pub(crate) calls: AtomicU32,
+    calls: AtomicU32,
     /// Waiting place to notify in the high half, flags in the low half.
     job_and_flags: AtomicU32,
     pub(crate) input_bytes: AtomicU64,
@@ -229,10 +230,22 @@ impl Slot {
         self.has(CANCELLED)
     }
 
+    /// How many calls the batch has. Bounded, whatever stands there: it is gone through one by one.
+    #[inline]
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Relaxed).min(BATCH_CALLS_MAX as u32)
+    }
+
+    /// Says how many calls the batch has. By the owner of a free slot.
+    #[inline]
+    pub(crate) fn set_calls(&self, calls: usize) {
+        self.calls.store(calls as u32, Relaxed);
+    }
+
     /// Whether calls have no outcome that somebody wants.
     pub(crate) fn is_unfinished(&self) -> bool {
         let done = (self.progress.load(Relaxed) >> 1) as u32;
-        done < self.calls.load(Relaxed) && !self.is_cancelled()
+        done < self.calls() && !self.is_cancelled()
     }
 
     pub(crate) fn output_has_table(&self) -> bool {

@@ -6,7 +6,8 @@
 
 use super::events::event;
 use super::inner::{Inner, lock};
-use super::settle::{Dead, Pausing, end_orphan, settle};
+use super::requeue::Pausing;
+use super::settle::{Dead, end_orphan, settle};
 use super::startup::Prepared;
 use super::stats::Entered;
 use super::watch::{Place, Watch, Worker};

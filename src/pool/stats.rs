@@ -2,7 +2,6 @@
 
 use super::histogram::{Durations, Histogram, Slowest};
 use super::inner::{Inner, lock};
-use super::slot::Slot;
 use super::worker::LEAVING;
 use crate::prim::{Acquire, Relaxed};
 use crate::process::identity::CodeOffset;
@@ -139,10 +138,11 @@ pub(super) struct Took {
 impl Took {
     /// Reads a slot that the caller has taken.
     #[inline]
-    pub(super) fn of(slot: &Slot) -> Self {
+    pub(super) fn of(inner: &Inner, index: u32) -> Self {
+        let slot = inner.slot(index);
         Self {
-            code: slot.code.load(Relaxed),
-            calls: u64::from(slot.calls.load(Relaxed)),
+            code: inner.code_of(index).to_raw(),
+            calls: u64::from(inner.calls_of(index)),
             waited_ns: slot.waited_ns.load(Relaxed),
             busy_ns: slot.busy_ns.load(Relaxed),
             bytes_in: slot.input_bytes.load(Relaxed),
@@ -163,8 +163,9 @@ impl Measured {
             self.run.add(each, calls);
             self.slowest.add(code, each);
         }
-        self.bytes_in += bytes_in;
-        self.bytes_out += bytes_out;
+        // What a worker that runs wild says is not believed, but must do no harm.
+        self.bytes_in = self.bytes_in.saturating_add(bytes_in);
+        self.bytes_out = self.bytes_out.saturating_add(bytes_out);
     }
 }
 
@@ -195,7 +196,7 @@ impl Stats {
             tasks_submitted: tally.submitted,
             tasks_ended: tally.ended,
             tasks_failed: tally.failed,
-            tasks_queued: inner.area.rings.iter().map(|ring| ring.len()).sum(),
+            tasks_queued: inner.area.queued(),
             retries: counters.retries.load(Relaxed),
             bytes_in: measured.bytes_in,
             bytes_out: measured.bytes_out,
@@ -222,16 +223,16 @@ fn worker_stats(inner: &Inner, entered: Entered) -> WorkerStats {
     let since_ns = ledger.since_ns.load(Relaxed);
     let elapsed = Duration::from_nanos(sys::clock::monotonic_ns().saturating_sub(since_ns));
     let slot = ledger.slot.load(Acquire).checked_sub(1);
-    let slot = slot.and_then(|index| inner.area.slots.get(index as usize));
+    let slot = slot.and_then(|index| Some((index as u32, inner.area.slots.get(index as usize)?)));
     let leaving = ledger.leaving.load(Relaxed) >= LEAVING;
     let (mut calls, mut busy_ns) = (ledger.calls.load(Relaxed), ledger.busy_ns.load(Relaxed));
     let state = match slot {
         _ if leaving => WorkerState::Leaving,
         _ if since_ns == 0 => WorkerState::Starting,
-        Some(slot) => {
-            calls += slot.progress.load(Relaxed) >> 1;
-            busy_ns += elapsed.as_nanos() as u64;
-            WorkerState::Running { function: inner.function_of(slot), elapsed }
+        Some((index, slot)) => {
+            calls = calls.saturating_add(slot.progress.load(Relaxed) >> 1);
+            busy_ns = busy_ns.saturating_add(elapsed.as_nanos() as u64);
+            WorkerState::Running { function: inner.function_of(index), elapsed }
         }
         None => WorkerState::Idle(elapsed),
     };

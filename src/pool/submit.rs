@@ -165,10 +165,9 @@ pub(super) fn fill<A: Serialize + 'static>(
     }
     carry_input(inner.area.arena, slot, &carried)?;
     fault::point("main.argument-encoded");
-    slot.code.store(job.code.to_raw(), Relaxed);
+    inner.set_sent(index, job.code, 1);
     slot.context.store(job.context_word(), Relaxed);
     slot.table_calls.store(0, Relaxed);
-    slot.calls.store(1, Relaxed);
     let (block, bytes) = writer.finish();
     let routing = job.route(inner, index, routing);
     slot.set_input(block.map(|block| block.offset), bytes as u64, routing);

@@ -81,7 +81,7 @@ where
     pub(super) fn open(invocation: &mut Invocation<'a>) -> Self {
         let Invocation { area, slot, me, user, calls_left, .. } = *invocation;
         let arena = area.arena;
-        let calls = slot.calls.load(Relaxed) as usize;
+        let calls = slot.calls() as usize;
         let next = (slot.progress.load(Relaxed) >> 1) as usize;
         let offset = slot.input_block().unwrap_or_else(|| arena.offset_of(slot.inline_input()));
         let table_calls = slot.table_calls.load(Relaxed) as usize;

@@ -18,9 +18,10 @@
 use super::deadlines::{Condemned, Seen};
 use super::events::event;
 use super::inner::{Inner, Place as TaskPlace, lock};
+use super::requeue::Pausing;
 use super::restarts::{Had, Restarts};
 use super::seat;
-use super::settle::{Dead, Pausing, had, settle};
+use super::settle::{Dead, had, settle};
 use super::startup::note_of;
 use super::supervisor::{Mailbox, Request};
 use super::worker::{LEAVING, RETIRING};
@@ -100,7 +101,7 @@ pub(super) struct Watch {
     /// When to look again who is idle (`size.rs`).
     pub(super) shrink_at: Option<Instant>,
     /// Batches to be queued again: when, and which pool's.
-    pausing: Vec<(Instant, u64, TaskPlace)>,
+    pub(super) pausing: Vec<(Instant, u64, TaskPlace)>,
     quit: bool,
 }
 
@@ -156,9 +157,12 @@ impl Watch {
         let leaving = self.pools.iter().filter_map(|pool| pool.leaving.as_ref());
         let now = Instant::now();
         let paused = self.pools.iter().filter_map(|pool| pool.restarts.paused_until(now));
-        let pausing = self.pausing.iter().map(|(at, ..)| *at);
-        let own =
-            self.retry_at.into_iter().chain(self.look_at).chain(self.shrink_at).chain(pausing);
+        let own = self
+            .retry_at
+            .into_iter()
+            .chain(self.look_at)
+            .chain(self.shrink_at)
+            .chain(self.queue_at());
         let deadline = leaving.map(|leaving| leaving.killed_at).chain(paused).chain(own).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| vec![false; fds.len()]);
@@ -328,17 +332,6 @@ impl Watch {
         if watched.leaving.is_none() {
             let had = if worker.condemned.is_some() { Had::EndedTasks } else { had(arena, id) };
             watched.restarts.died(Instant::now(), had);
-        }
-    }
-
-    /// Queues what has waited for its retry.
-    fn queue_retries(&mut self) {
-        let now = Instant::now();
-        let due = self.pausing.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>();
-        for (_, pool, place) in due {
-            if let Some(watched) = self.pool(pool) {
-                watched.inner.queue_again(place);
-            }
         }
     }
 

@@ -427,7 +427,8 @@ impl Worker<'_> {
         fault::point("worker.giving-back");
         self.area.slots[index as usize].state.give_back();
         fault::point("worker.given-back");
-        self.area.queue(index);
+        // The user's process sees to it that there is one, if nobody else does.
+        while !self.area.queue(index) {}
         fault::point("worker.queued-again");
         ledger.slot.store(0, Relaxed);
         compiler_fence(SeqCst);

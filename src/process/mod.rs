@@ -22,6 +22,8 @@
 
 pub(crate) mod bell;
 pub(crate) mod control;
+#[cfg(test)]
+mod control_fuzz;
 pub(crate) mod guardian;
 pub(crate) mod identity;
 pub(crate) mod spawn;

@@ -25,6 +25,9 @@
 //! R5. A value that nobody is to claim any more may be withdrawn: READY becomes EMPTY of the next lap, as
 //!     if it had been claimed and released. Consumers pass such a cell, and so does whoever withdrew it.
 //!
+//! R6. Who finds the ring full for long may free cells that hold nothing (`clear_out`). There are none, unless a
+//!     process has written here that does not go by these rules.
+//!
 //! # Protocol
 //! Producer: read `tail`; if its cell is EMPTY in that lap, swap in READY, move `tail` on. If the
 //! cell is of an earlier lap, the ring is full, or its consumer has claimed and not yet released.
@@ -235,6 +238,50 @@ impl Ring<'_> {
         withdrawn
     }
 
+    /// The cells of the last lap, with their positions, as long as `tail` stands still.
+    fn last_lap(&self) -> impl Iterator<Item = (u64, &AtomicU64, u64)> {
+        let tail = self.tail.load(Relaxed);
+        let positions = tail.saturating_sub(self.cells.len() as u64)..tail;
+        let cells = positions.map(|position| {
+            let word = self.cell(position);
+            (position, word, word.load(Acquire))
+        });
+        cells.take_while(move |_| self.tail.load(Relaxed) == tail)
+    }
+
+    /// The claims of the last lap: position and claimer.
+    pub(crate) fn claims(&self) -> Vec<(u64, u64)> {
+        let claims = self.last_lap().map(|(position, _, raw)| (position, Cell::from_raw(raw)));
+        claims
+            .filter(|(_, cell)| cell.state == CLAIMED)
+            .map(|(position, cell)| (position, cell.claimer))
+            .collect()
+    }
+
+    /// Frees the cells of a ring that stays full which hold nothing: values that nobody wants, claims that
+    /// nobody holds, and words that no process can have left there by these rules.
+    pub(crate) fn clear_out(
+        &self,
+        mut is_wanted: impl FnMut(u32) -> bool,
+        is_held: impl Fn(u64, u64) -> bool,
+    ) {
+        for (position, word, raw) in self.last_lap() {
+            let (cell, lap) = (Cell::from_raw(raw), self.lap(position));
+            let next = (lap + 1) % LAPS;
+            let in_use = match cell.state {
+                READY if cell.lap == lap => is_wanted(cell.value as u32),
+                CLAIMED if cell.lap == lap => is_held(position, cell.claimer),
+                // Free, or used again since `tail` was read.
+                _ => cell.lap == next,
+            };
+            if !in_use {
+                let empty = Cell { lap: next, claimer: 0, state: EMPTY, value: 0 };
+                let _ = word.compare_exchange(raw, empty.to_raw(), AcqRel, Relaxed);
+            }
+        }
+        self.has_value();
+    }
+
     /// The claim that participant `who` holds at `position`, if it does: for settlement.
     pub(crate) fn claimed_at(&self, position: u64, who: u64) -> Option<Claim> {
         let cell = Cell::from_raw(self.cell(position).load(Acquire));
@@ -372,6 +419,37 @@ mod tests {
         assert_eq!(ring.claim(1, |_| ()).unwrap().value, 3);
         assert_eq!(ring.claim(1, |_| ()), None);
         assert!(!ring.has_value());
+    }
+
+    #[test]
+    fn a_full_ring_is_cleared_of_what_does_not_belong_there() {
+        for damaged in [
+            Cell { lap: 0, claimer: 9, state: CLAIMED, value: 1 },
+            Cell { lap: 7, claimer: 0, state: EMPTY, value: 0 },
+            Cell { lap: 0, claimer: 0, state: EMPTY, value: 0 },
+            Cell { lap: 0, claimer: 0, state: READY, value: 77 },
+            Cell { lap: 3, claimer: 0, state: 3, value: 5 },
+        ] {
+            let memory = Memory::new(4);
+            let ring = memory.ring();
+            (0..4).for_each(|value| ring.push(value).unwrap());
+            let mine = ring.claim(5, |_| ()).unwrap();
+            memory.cells[1].store(damaged.to_raw(), Relaxed);
+            assert_eq!(ring.push(4), Err(Full));
+            ring.clear_out(|value| value < 4, |position, claimer| (position, claimer) == (0, 5));
+            assert_eq!(ring.claimed_at(0, 5), Some(mine), "it is held");
+            assert_eq!(ring.claims(), [(0, 5)]);
+            ring.release(mine.position);
+            ring.push(4).unwrap();
+            ring.push(5).unwrap();
+            let left: Vec<u32> = std::iter::from_fn(|| {
+                let claim = ring.claim(1, |_| ())?;
+                ring.release(claim.position);
+                Some(claim.value)
+            })
+            .collect();
+            assert_eq!(left, [2, 3, 4, 5], "{damaged:?}");
+        }
     }
 
     #[test]

@@ -260,7 +260,7 @@ impl Arena {
 
     /// Makes all of it free and never used, for a test.
     #[cfg(test)]
-    pub(super) fn reset_allocator(&self) {
+    pub(crate) fn reset_allocator(&self) {
         self.allocator_words().into_iter().for_each(|word| word.store(0, Relaxed));
     }
 

@@ -72,6 +72,8 @@ pub(super) struct Header {
     pub(super) fault_fired: AtomicU32,
     /// The point to be armed when the armed one has gone off.
     pub(super) fault_next: AtomicU32,
+    /// 1 if the armed point stops the process, and does not kill it.
+    pub(super) fault_stops: AtomicU32,
     /// The process that no point kills; 0 for none.
     pub(super) fault_spared: AtomicU32,
     /// Participants that nobody in the tree has started: one, unless other programs take part.

@@ -59,3 +59,55 @@ fn fuzz_names() {
         }
     });
 }
+
+/// Words of the header before the fault points, and of the first entries of the table of processes.
+fn scribble_header(arena: &Arena, writes: &[(u16, u64)]) {
+    let header = std::mem::offset_of!(super::arena::Header, fault_armed) as u64 / 8;
+    for (place, value) in writes {
+        let place = u64::from(*place);
+        let at = match place % 2 {
+            0 => place / 2 % header * 8,
+            _ => super::arena::HEADER_BYTES + place / 2 % (8 * 16) * 8,
+        };
+        // Pids that may be somebody's, ids that may be in the table, anything.
+        let value = if value % 3 == 0 {
+            (value % 4096) << 32 | ((value >> 20) & 0x3f_ff02)
+        } else {
+            *value
+        };
+        if let Some(word) = arena.at(Offset::<AtomicU64>::new(at)) {
+            word.store(value, Relaxed);
+        }
+    }
+}
+
+#[test]
+fn fuzz_headers() {
+    type Input = (Vec<(u16, u64)>, u8, u16);
+    let Ok(arena) = Arena::create(ARENA_BYTES_MIN) else { panic!("no arena") };
+    bolero::check!().with_type::<Input>().for_each(|(writes, pages, id)| {
+        scribble_header(&arena, writes);
+        let me = ParticipantId::from_raw(u64::from(*id));
+        arena.note_death(me);
+        let seen = (arena.layout_hash(), arena.is_named(), arena.root(), arena.owner());
+        assert_eq!(seen.0, arena.layout_hash());
+        assert!(arena.attached().len() < crate::limits::PARTICIPANTS_MAX);
+        assert!(arena.depth_of(me) <= crate::limits::PARTICIPANTS_MAX);
+        assert!(arena.children_of(me).iter().all(|child| *child != me));
+        let dead = arena.strangers().take(3).filter(|id| arena.is_dead(*id)).count();
+        assert!(dead <= 3);
+        assert!(arena.ledgers().count() < crate::limits::PARTICIPANTS_MAX);
+        if let Ok(reserved) = arena.reserve_participant(me) {
+            assert!(arena.withdraw(reserved));
+        }
+        arena.release_participant(me);
+        // A segment of any size that somebody else has made, and filled with anything.
+        let Ok(segment) = super::segment::Segment::private(4096 * (usize::from(*pages) + 1)) else {
+            panic!("no memory")
+        };
+        let small = segment.bytes() < ARENA_BYTES_MIN;
+        let Ok(fd) = segment.descriptor().try_clone_to_owned() else { panic!("no descriptor") };
+        assert!(Arena::look_at(segment).is_none());
+        assert!(Arena::from_descriptor(fd).is_err(), "small: {small}");
+    });
+}

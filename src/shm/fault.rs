@@ -213,8 +213,12 @@ fn point_slow(arena: &Arena, name: &str) {
         && header.fault_armed.compare_exchange(number, next, AcqRel, Relaxed).is_ok()
     {
         header.fault_next.store(0, Relaxed);
+        let stops = header.fault_stops.load(Relaxed) != 0;
         header.fault_fired.store(number, Release);
-        crate::sys::process::kill_self();
+        match stops {
+            true => crate::sys::process::stop_self(),
+            false => crate::sys::process::kill_self(),
+        }
     }
 }
 
@@ -227,12 +231,29 @@ pub fn arm(name: &str, skip: u32) -> Result<(), Error> {
     arm_both(name, skip, None)
 }
 
+/// As [`arm`], but the process is stopped there (SIGSTOP), and goes on when it is told to.
+///
+/// # Errors
+/// As [`arm`].
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn arm_stop(name: &str, skip: u32) -> Result<(), Error> {
+    disarm();
+    Arena::tree(None)?.header().fault_stops.store(1, Relaxed);
+    set(name, skip, None)
+}
+
 /// As [`arm`]; and the process that passes at `then` after that one was killed is killed, too.
 ///
 /// # Errors
 /// As [`arm`].
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn arm_both(name: &str, skip: u32, then: Option<&str>) -> Result<(), Error> {
+    Arena::tree(None)?.header().fault_stops.store(0, Relaxed);
+    set(name, skip, then)
+}
+
+#[cfg(any(debug_assertions, feature = "fault"))]
+fn set(name: &str, skip: u32, then: Option<&str>) -> Result<(), Error> {
     let number_of = |name: &str| match POINTS.iter().position(|point| *point == name) {
         Some(index) => Ok(index as u32 + 1),
         None => Err(Error::invalid(format!("there is no fault point {name:?}"))),

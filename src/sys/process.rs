@@ -123,6 +123,14 @@ pub(crate) fn kill_child(pid: u32) {
     }
 }
 
+/// Stops the calling process until somebody continues it.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub(crate) fn stop_self() {
+    // To this thread: sent to the process, it might go on for a while before another thread takes the signal.
+    // SAFETY: runs no code.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
 /// Ends the calling process at once, running nothing.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub(crate) fn kill_self() -> ! {
