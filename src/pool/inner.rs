@@ -75,6 +75,8 @@ pub(crate) struct Inner {
     pub(super) roster: Mutex<Vec<Entered>>,
     /// Batches for which there was no cell (`requeue.rs`).
     pub(super) put_off: Mutex<Vec<Place>>,
+    /// Workers that hold a cell for which somebody has waited for too long.
+    pub(super) stuck: Mutex<Vec<ParticipantId>>,
     pub(super) aside: Mutex<HashMap<u32, Aside>>,
     /// What holds the shared objects to which the inputs carry handles, by slot.
     jobs_taken: AtomicU64,
@@ -198,6 +200,7 @@ impl Inner {
             sent: area.slots.iter().map(|_| Sent::default()).collect(),
             roster: Mutex::default(),
             put_off: Mutex::default(),
+            stuck: Mutex::default(),
             aside: Mutex::default(),
             jobs_taken: AtomicU64::new(1),
             next_context: AtomicU64::new(1),

@@ -17,7 +17,6 @@
 
 use super::area::{Area, RINGS};
 use super::inner::{Inner, Place, lock};
-use super::settle::end_orphan;
 use super::state::Phase;
 use super::watch::Watch;
 use super::worker::CellPlace;
@@ -99,15 +98,13 @@ impl Inner {
         }
     }
 
-    /// Kills workers of this pool's that hold a cell (R3).
+    /// Has the supervisor kill workers that hold a cell (R3).
     #[cold]
     fn end_stuck(&self, priority: usize) {
-        let workers = self.area.arena.children_of(self.user);
-        for (_, claimer) in self.area.rings[priority].claims() {
-            let id = ParticipantId::from_raw(claimer);
-            if workers.contains(&id) {
-                end_orphan(self.area.arena, id);
-            }
+        let claims = self.area.rings[priority].claims().into_iter();
+        lock(&self.stuck).extend(claims.map(|(_, claimer)| ParticipantId::from_raw(claimer)));
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.ring();
         }
     }
 
@@ -142,6 +139,18 @@ impl Watch {
         let put_off = self.pools.iter().any(|pool| !lock(&pool.inner.put_off).is_empty());
         let soon = put_off.then(|| Instant::now() + LOOK);
         self.pausing.iter().map(|(at, ..)| *at).chain(soon).min()
+    }
+
+    /// Kills workers that hold a cell for too long (R3).
+    pub(super) fn end_stuck(&self) {
+        for inner in self.pools.iter().map(|pool| &pool.inner) {
+            let stuck = std::mem::take(&mut *lock(&inner.stuck));
+            let own = self.workers.iter().filter(|worker| worker.pool == inner.id);
+            for worker in own.filter(|worker| stuck.contains(&worker.id)) {
+                // One that is dead already is settled soon.
+                let _ = sys::process::kill_pidfd(&worker.pidfd);
+            }
+        }
     }
 
     /// Queues what was put off, and what has waited for its retry.

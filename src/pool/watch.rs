@@ -138,6 +138,7 @@ impl Watch {
             }
             self.serve_requests();
             self.queue_retries();
+            self.end_stuck();
             self.enforce_limits();
             self.follow_demand();
             self.end_leaving();
