@@ -193,21 +193,25 @@ impl Area {
         self.header.control.0.stopping.load(Relaxed) == 2
     }
 
-    /// Which rings to look at, in this order; all of them, and `lowest_first`, now and then.
+    /// Which rings to look at, in this order, at the look of this number. Now and then the urgent ones come
+    /// last: none of the others is to starve.
     #[inline]
-    pub(crate) fn rings_to_look_at(&self, lowest_first: bool) -> &'static [usize] {
+    pub(crate) fn rings_to_look_at(&self, look: u32) -> &'static [usize] {
         // SYNC(prioritised): pairs with the Release in `queue`.
-        match (self.header.control.0.prioritised.load(Acquire), lowest_first) {
-            (0, _) => &[NORMAL],
-            (_, false) => &[0, 1, 2],
-            (_, true) => &[2, 1, 0],
+        if self.header.control.0.prioritised.load(Acquire) == 0 {
+            return &[NORMAL];
+        }
+        match look % 16 {
+            15 => &[2, 1, 0],
+            7 => &[1, 2, 0],
+            _ => &[0, 1, 2],
         }
     }
 
     /// Whether a task is queued.
     #[inline]
     pub(crate) fn has_task(&self) -> bool {
-        self.rings_to_look_at(false).iter().any(|priority| self.rings[*priority].has_value())
+        self.rings_to_look_at(0).iter().any(|priority| self.rings[*priority].has_value())
     }
 
     /// About how many tasks are queued.

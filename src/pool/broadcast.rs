@@ -11,13 +11,16 @@
 //! that outcome is lost, the others are not.
 
 use super::Pool;
+use super::free_slot::FreeSlot;
 use super::inner::{Inner, Place};
 use super::slot::Routing;
 use super::submit::{self, Job};
 use super::trampolines;
+use super::with_options::WithOptions;
 use crate::error::{Error, TaskError};
 use crate::prim::{SeqCst, fence};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 impl Pool {
@@ -82,6 +85,26 @@ impl Pool {
     }
 }
 
+impl WithOptions<'_> {
+    /// Runs `function(argument)` once on every worker; see [`Pool::broadcast`].
+    ///
+    /// # Errors
+    /// As [`Pool::broadcast`], and options that make no sense.
+    pub fn broadcast<F, A, R>(
+        &self,
+        function: F,
+        argument: &A,
+    ) -> Result<Vec<Result<R, TaskError>>, Error>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        let job = self.job(trampolines::code_of::<F, A, R>(&function))?;
+        run(self.inner(), &job, argument)
+    }
+}
+
 fn run<A, R>(
     inner: &Arc<Inner>,
     job: &Job,
@@ -93,28 +116,44 @@ where
 {
     let _entered = inner.enter_map()?;
     let _alone = super::inner::lock(&inner.broadcasting);
-    let mut sent = Sent { inner, places: Vec::new() };
+    let (mut sent, mut outcomes) = (Sent { inner, places: VecDeque::new() }, Vec::new());
     for seat in 0..inner.workers() {
-        sent.places.push(send(inner, job, argument, seat)?);
+        let slot = loop {
+            if let Some(slot) = inner.take_slot(false) {
+                break slot;
+            }
+            // With more workers than slots, what was sent makes room.
+            match sent.places.pop_front() {
+                Some(place) => collect(inner, place, &mut outcomes),
+                None => inner.wait_for_slot(),
+            }
+        };
+        sent.places.push_back(send(inner, job, argument, seat, slot)?);
     }
-    inner.area.idle().notify_everybody();
-    let mut outcomes = Vec::with_capacity(sent.places.len());
-    for place in std::mem::take(&mut sent.places) {
-        let state = &inner.slot(place.index).state;
-        while !inner.has_ended(place) {
-            state.wait(place.generation, None);
-        }
-        if state.try_take(place.generation) {
-            inner.retire(place.index, |_, outcome| outcomes.push(outcome));
-        }
+    while let Some(place) = sent.places.pop_front() {
+        collect(inner, place, &mut outcomes);
     }
     Ok(outcomes)
+}
+
+/// Waits for the outcome of one seat.
+fn collect<R>(inner: &Arc<Inner>, place: Place, outcomes: &mut Vec<Result<R, TaskError>>)
+where
+    R: DeserializeOwned + 'static,
+{
+    let state = &inner.slot(place.index).state;
+    while !inner.has_ended(place) {
+        state.wait(place.generation, None);
+    }
+    if state.try_take(place.generation) {
+        inner.retire(place.index, |_, outcome| outcomes.push(outcome));
+    }
 }
 
 /// What was posted, and is taken back if the rest cannot be.
 struct Sent<'a> {
     inner: &'a Arc<Inner>,
-    places: Vec<Place>,
+    places: VecDeque<Place>,
 }
 
 impl Drop for Sent<'_> {
@@ -132,17 +171,13 @@ fn send<A: Serialize + 'static>(
     job: &Job,
     argument: &A,
     seat: usize,
+    slot: FreeSlot<'_>,
 ) -> Result<Place, Error> {
-    let slot = loop {
-        if let Some(slot) = inner.take_slot(false) {
-            break slot;
-        }
-        inner.wait_for_slot();
-    };
     let index = slot.place.index;
     let routing = Routing { job: seat as u16, of_map: true, mailed: true, ..Routing::default() };
     submit::fill(inner, job, index, argument, routing)?;
     let place = slot.mail();
+    job.watch_limits(inner);
     // Pairs with the fence in `end_unclaimed_mail`: that sees the mail, or this that the seat has gone.
     fence(SeqCst);
     if inner.workers() <= seat {

@@ -2,6 +2,7 @@
 
 use super::inner::lock;
 use super::submit::TaskHandle;
+use super::watched::Ticket;
 use crate::error::{Error, TaskError};
 use crate::prim::Mutex;
 use crate::shm::arena::is_forked_copy;
@@ -72,7 +73,7 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
         let call = Box::new(move |mut handle: Self| callback(handle.take()));
         let pending = Mutex::new(Some((self, call as Call<R>)));
         let waker = Waker::from(Arc::new(OnDone { pending, callbacks }));
-        if !inner.watch(place, &waker) {
+        if !inner.watch(place, Ticket::take(), &waker) {
             waker.wake();
         }
         Ok(())
@@ -134,9 +135,10 @@ fn wait_for<R>(handles: &[TaskHandle<R>], enough: usize, deadline: Option<Instan
         return true;
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let ticket = Ticket::take();
     for handle in handles {
         let (inner, place) = handle.whereabouts();
-        inner.watch(place, &waker);
+        inner.watch(place, ticket, &waker);
     }
     let mut met = ended();
     while !met {
@@ -149,7 +151,7 @@ fn wait_for<R>(handles: &[TaskHandle<R>], enough: usize, deadline: Option<Instan
     }
     for handle in handles {
         let (inner, place) = handle.whereabouts();
-        inner.unwatch(place);
+        inner.unwatch(place, ticket);
     }
     met
 }

@@ -35,10 +35,23 @@ use crate::prim::{Acquire, AtomicU32, Mutex, Relaxed, Release, SeqCst, fence};
 use crate::shm::{Arena, ParticipantId};
 use crate::sys;
 use std::collections::HashMap;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// How often the supervisor looks.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// How often it looks at a task that is to be aborted, and whose worker has not been entered yet, or not been
+/// settled.
+const ABORT_LOOK: Duration = Duration::from_millis(1);
+
+/// That a task is to be ended, and who wants to know whether that came in time.
+#[derive(Debug)]
+pub(super) struct Abort {
+    pub(super) pool: u64,
+    pub(super) place: Place,
+    pub(super) done: mpsc::Sender<bool>,
+}
 
 /// A call that a worker runs, or is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +110,7 @@ pub(super) struct Special {
     /// freed.
     options: Mutex<HashMap<u32, TaskOptions>>,
     /// How often a call was begun whose worker died: generation, call, times.
-    tries: Mutex<HashMap<u32, (u32, u32, u32)>>,
+    pub(super) tries: Mutex<HashMap<u32, (u32, u32, u32)>>,
     watching: AtomicU32,
 }
 
@@ -109,6 +122,11 @@ impl Special {
 }
 
 impl Inner {
+    /// Whether it matters what is one call, and what are many.
+    pub(super) fn counts_calls(&self) -> bool {
+        self.recycle.counts_calls() || self.special.defaults.concern_supervisor()
+    }
+
     /// Keeps the options of a batch whose slot is about to be sent.
     pub(super) fn enter_options(&self, index: u32, options: TaskOptions) {
         lock(&self.special.options).insert(index, options);
@@ -150,6 +168,14 @@ impl Inner {
         }
         *times += 1;
         *times
+    }
+
+    /// How often a call has begun that has run to its end, or was ended.
+    pub(super) fn times_begun(&self, index: u32, call: u32) -> u32 {
+        let generation = self.slot(index).state.load().generation;
+        let tries = lock(&self.special.tries);
+        let lost = tries.get(&index).filter(|(of, last, _)| (*of, *last) == (generation, call));
+        lost.map_or(1, |(.., times)| times + 1)
     }
 
     /// Whether a task with a limit is queued or runs.
@@ -220,8 +246,9 @@ impl Watch {
     }
 
     fn is_busy(&self, inner: &Inner) -> bool {
-        // First the rings: who takes a task out has written that down before.
+        // First rings and seats: who takes a task out has written that down before.
         inner.area.has_task()
+            || inner.seats().any(|(_, seat)| seat.mail().is_some())
             || self.workers.iter().filter(|worker| worker.pool == inner.id).any(|worker| {
                 let ledger = &self.arena.participant(worker.id).ledger;
                 ledger.slot.load(Acquire) != 0 || ledger.cell.load(Acquire) != 0
@@ -245,7 +272,7 @@ impl Watch {
         let Running { index, generation, progress } = seen.running;
         let Some(Limit { timeout, grace }) = inner.options_of(index).limit() else { return };
         let ran = now.duration_since(seen.since);
-        if ran >= timeout + grace {
+        if ran >= timeout.saturating_add(grace) {
             let pid = self.workers[at].pid;
             let error = TaskError::timed_out(pid, ran, (timeout, grace));
             self.condemn(at, &inner, seen.running, error);
@@ -256,8 +283,11 @@ impl Watch {
             seen.asked = true;
         }
         self.workers[at].seen = Some(seen);
-        let due = seen.since + if ran < timeout { timeout } else { timeout + grace };
-        self.look_at = self.look_at.map(|look_at| look_at.min(due));
+        let due = if ran < timeout { timeout } else { timeout.saturating_add(grace) };
+        // A time that the clock cannot show never comes.
+        if let Some(due) = seen.since.checked_add(due) {
+            self.look_at = self.look_at.map(|look_at| look_at.min(due));
+        }
     }
 
     /// Kills a worker for a call, if it still runs that; whether it was killed.
@@ -269,7 +299,8 @@ impl Watch {
             slot.pardon();
             return false;
         }
-        let error = error.of(inner.function_of(running.index), 1);
+        let times = inner.times_begun(running.index, running.call());
+        let error = error.of(inner.function_of(running.index), times);
         let (pool, pid) = (&*inner.name, self.workers[at].pid);
         event!(WARN, "task ended", pool = pool, pid = pid, why = &*error.to_string());
         if !slot.is_of_map() {
@@ -280,35 +311,50 @@ impl Watch {
         true
     }
 
-    /// Ends a task, whether it is queued or runs; `false` if it has ended.
-    pub(super) fn abort(&mut self, pool: u64, place: Place) -> bool {
+    /// Ends a task, whether it is queued or runs; `false` if it has ended. `None` if that is decided only when
+    /// its worker has been entered, or settled.
+    fn abort(&mut self, pool: u64, place: Place) -> Option<bool> {
         let Some(inner) = self.pool(pool).map(|watched| watched.inner.clone()) else {
-            return false;
+            return Some(false);
         };
         loop {
             let state = inner.slot(place.index).state.load();
             if state.generation != place.generation {
-                return false;
+                return Some(false);
             }
             match state.phase {
-                Phase::Ready if inner.cancel(place) => return true,
+                Phase::Ready if inner.cancel(place) => return Some(true),
                 Phase::Ready => {}
                 Phase::Claimed => {
                     let owner = u64::from(state.owner);
                     let runs = |at: &usize| self.workers[*at].id.to_raw() == owner;
-                    let at = (0..self.workers.len()).find(runs);
-                    // Not entered yet, or dead and about to be settled: then it is no use to wait for it here.
-                    let Some(at) = at else { return false };
+                    let at = (0..self.workers.len()).find(runs)?;
                     let Some(running) = Running::of(&inner, self.workers[at].id) else { continue };
                     let since = self.workers[at].seen.filter(|seen| seen.running == running);
                     let ran = since.map_or(Duration::ZERO, |seen| seen.since.elapsed());
                     let error = TaskError::aborted(self.workers[at].pid, ran);
                     if self.condemn(at, &inner, running, error) {
-                        return true;
+                        return Some(true);
                     }
                 }
-                _ => return false,
+                _ => return Some(false),
             }
         }
+    }
+
+    /// Answers those who want tasks ended, as far as that can be decided now.
+    pub(super) fn serve_aborts(&mut self) {
+        for abort in std::mem::take(&mut self.aborts) {
+            match self.abort(abort.pool, abort.place) {
+                // Who asked may have gone.
+                Some(ended) => drop(abort.done.send(ended)),
+                None => self.aborts.push(abort),
+            }
+        }
+    }
+
+    /// When to look again at what could not be decided.
+    pub(super) fn abort_at(&self) -> Option<Instant> {
+        (!self.aborts.is_empty()).then(|| Instant::now() + ABORT_LOOK)
     }
 }

@@ -291,17 +291,27 @@ impl Inner {
         error: &TaskError,
         meanwhile: impl FnOnce(&Area),
     ) -> bool {
-        let slot = self.slot(place.index);
-        if !slot.state.try_cancel(place.generation) {
-            return false;
+        let was_queued = self.slot(place.index).state.try_cancel(place.generation);
+        if was_queued {
+            self.end_cancelled(place, error, meanwhile);
         }
+        was_queued
+    }
+
+    /// The rest of [`end_queued`](Self::end_queued), once nobody can claim the slot any more.
+    pub(super) fn end_cancelled(
+        &self,
+        place: Place,
+        error: &TaskError,
+        meanwhile: impl FnOnce(&Area),
+    ) {
+        let slot = self.slot(place.index);
         let done = (slot.progress.load(Relaxed) >> 1) as u32;
         for call in done..self.calls_of(place.index) {
             self.note_lost(place.index, call, error.clone());
         }
         meanwhile(&self.area);
         self.finish(slot);
-        true
     }
 
     /// Makes a slot DONE, and tells whoever is to be told.

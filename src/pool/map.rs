@@ -21,7 +21,7 @@ use super::terms::Terms;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
-use crate::prim::Relaxed;
+use crate::prim::{Relaxed, SeqCst, fence};
 use crate::sync::crossing::Carried;
 use crate::sync::search::search;
 use serde::{Serialize, de::DeserializeOwned};
@@ -80,6 +80,8 @@ pub(crate) struct Map<A, R, I: Iterator<Item = A>> {
     flights: VecDeque<Flight<R>>,
     under_way: usize,
     input_ended: bool,
+    /// Why no more inputs are sent: told when what was sent has been given out.
+    failed: Option<Error>,
     /// Calls that were sent, and those of them whose outcome was given out.
     sent: usize,
     given: usize,
@@ -130,6 +132,7 @@ where
             flights: VecDeque::new(),
             under_way: 0,
             input_ended: false,
+            failed: None,
             sent: 0,
             given: 0,
             sizer: Sizer::new(known_ns, batch),
@@ -162,10 +165,11 @@ where
         loop {
             let most = 2 * self.useful_workers() + 1;
             while !self.input_ended && self.under_way < most && self.room() > 0 {
-                match self.send()? {
-                    Sent::Yes => {}
-                    Sent::InputEnded => self.input_ended = true,
-                    Sent::Later => break,
+                match self.send() {
+                    Ok(Sent::Yes) => {}
+                    Ok(Sent::InputEnded) => self.input_ended = true,
+                    Ok(Sent::Later) => break,
+                    Err(error) => (self.input_ended, self.failed) = (true, Some(error)),
                 }
                 // Results that are ready make room for batches that are better sized.
                 if self.front_is_done() {
@@ -173,7 +177,7 @@ where
                 }
             }
             if self.flights.is_empty() && self.input_ended {
-                return Ok(ControlFlow::Break(()));
+                return self.failed.take().map_or(Ok(ControlFlow::Break(())), Err);
             }
             if self.front_is_done() {
                 return Ok(self.collect(0, sink));
@@ -239,6 +243,8 @@ where
                 self.enter(calls, At::UnderWay(place));
                 self.under_way += 1;
                 self.collect_refused();
+                // Who closes the pool says so and then ends what is queued: that sees the slot, or this the end.
+                fence(SeqCst);
                 match inner.check_open() {
                     Err(error) if !error.is_closed() => inner.end_all_tasks(),
                     // It came while the slot was filled, and may have missed it.

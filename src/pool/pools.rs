@@ -252,6 +252,8 @@ impl Drop for Pool {
             return;
         }
         self.inner.close();
+        // One in the background would wait for workers that do not come.
+        self.inner.give_up_maps();
         // It can only fail when the supervisor is gone, and then so are the workers.
         let _ = self.supervisor.remove(self.inner.id, Duration::ZERO);
         if Arc::strong_count(&self.supervisor) == 1 {

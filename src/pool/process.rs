@@ -309,8 +309,10 @@ impl<R: Serialize + DeserializeOwned + 'static> Process<R> {
     /// What ended it: a panic, an exit, a signal.
     ///
     /// # Blocking
-    /// Until the process has ended.
+    /// Until the process has ended. Its standard input ends here, unless it was taken; what it writes to a
+    /// pipe that nobody reads may hold it up.
     pub fn join(mut self) -> Result<R, TaskError> {
+        self.stdin = None;
         self.wait_until(None);
         self.take()
     }
@@ -320,6 +322,7 @@ impl<R: Serialize + DeserializeOwned + 'static> Process<R> {
     /// # Errors
     /// What ended it; or the time was up, which gives the process back.
     pub fn join_timeout(mut self, timeout: Duration) -> Result<R, ProcessTimeoutError<R>> {
+        self.stdin = None;
         match self.wait_until(Instant::now().checked_add(timeout)) {
             true => self.take().map_err(ProcessTimeoutError::Failed),
             false => Err(ProcessTimeoutError::TimedOut(self)),

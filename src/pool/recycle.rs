@@ -14,7 +14,8 @@ const LOOK_NS: u64 = 1_000_000;
 /// whichever comes first.
 ///
 /// A worker that leaves has a successor, which was forked before, so that there is no gap. It finishes
-/// the call that it runs; the rest of its batch goes on in another worker. Its end is no loss: see
+/// the call that it runs; the rest of its batch goes on in another worker (or, until the successor of one
+/// that is too old or too large is there, in itself). Its end is no loss: see
 /// [`Stats::workers_recycled`](crate::Stats::workers_recycled).
 ///
 /// # Examples
@@ -113,6 +114,11 @@ impl Recycle {
         Ok(())
     }
 
+    /// Whether it counts calls.
+    pub(crate) fn counts_calls(&self) -> bool {
+        self.tasks.is_some()
+    }
+
     /// How many successors wait: more than one for workers that live for few calls only, so that forking
     /// goes on while they do.
     pub(crate) fn successors(&self) -> u32 {
@@ -149,6 +155,12 @@ impl Life {
         }
     }
 
+    /// Counts calls that have been run.
+    #[inline]
+    pub(crate) fn ran(&self, calls: u64) {
+        self.calls_left.set(self.calls_left.get().saturating_sub(calls));
+    }
+
     /// Whether its calls are used up: it must leave.
     #[inline]
     pub(crate) fn is_spent(&self) -> bool {
@@ -168,6 +180,12 @@ impl Life {
             self.look();
         }
         self.over.get()
+    }
+
+    /// The same, however short ago it looked: before it sleeps.
+    pub(crate) fn is_over_now(&self) -> bool {
+        self.looked_ns.set(0);
+        self.is_over()
     }
 
     fn look(&self) {

@@ -68,7 +68,8 @@ impl Restarts {
         }
         self.failed_starts = 0;
         self.deaths.push_back(now);
-        while self.deaths.front().is_some_and(|first| *first + self.window < now) {
+        let is_old = |first: &Instant| now.saturating_duration_since(*first) > self.window;
+        while self.deaths.front().is_some_and(is_old) {
             self.deaths.pop_front();
         }
         if self.deaths.len() as u32 > self.most / 2 {

@@ -88,13 +88,14 @@ impl Inner {
                 None => take(&mut lock(&self.aside)),
             }
         }
+        let function = self.function_of(index);
+        let mut failures: Vec<_> =
+            failures.into_iter().map(|(call, error)| (call, error.of(function, 1))).collect();
         if slot.failures.load(Relaxed) != 0 || slot.unrecorded.load(Relaxed) != 0 {
-            failures.append(&mut failure::read(self.area.arena, slot));
-        }
-        if !failures.is_empty() {
-            let function = self.function_of(index);
-            failures =
-                failures.into_iter().map(|(call, error)| (call, error.of(function, 1))).collect();
+            let own = failure::read(self.area.arena, slot).into_iter();
+            failures.extend(
+                own.map(|(call, error)| (call, error.of(function, self.times_begun(index, call)))),
+            );
         }
         failures
     }

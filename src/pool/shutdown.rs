@@ -2,6 +2,7 @@
 
 use super::Pool;
 use super::inner::{Inner, Place, lock};
+use super::startup::Prepared;
 use super::state::Phase;
 use crate::error::Error;
 use crate::shm::arena::is_forked_copy;
@@ -18,8 +19,8 @@ const NOTICE_GRACE: Duration = Duration::from_millis(100);
 pub enum Shutdown {
     /// All of it is done.
     Drain,
-    /// What has not started is cancelled; what runs is waited for. Maps end with the outcomes that they
-    /// have.
+    /// What has not started is cancelled; what runs is waited for. Maps send no more, and end as on a closed
+    /// pool; an [`imap`](Pool::imap) gives out what it has before that.
     #[doc(alias = "cancel_futures")]
     CancelQueued,
     /// What has not started is cancelled. What runs is asked to end
@@ -98,7 +99,12 @@ impl Pool {
             return supervisor.remove(inner.id, Duration::ZERO);
         }
         if inner.wait_until_idle(deadline) {
-            return supervisor.remove(inner.id, LEAVING_GRACE);
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let grace = match inner.startup.as_ref().is_some_and(Prepared::has_finalizer) {
+                true => left.unwrap_or(Duration::MAX),
+                false => LEAVING_GRACE,
+            };
+            return supervisor.remove(inner.id, grace);
         }
         let (queued, running) = inner.count_unended();
         self.end(Shutdown::Now, None)?;

@@ -85,7 +85,7 @@ impl Inner {
         }
     }
 
-    fn seats(&self) -> impl Iterator<Item = (usize, &Seat)> {
+    pub(super) fn seats(&self) -> impl Iterator<Item = (usize, &Seat)> {
         (0..self.seats_ever.load(SeqCst) as usize).map(|number| (number, self.area.seat(number)))
     }
 }
@@ -155,8 +155,10 @@ impl Watch {
             }
             if inner.workers() > least {
                 let longest = idle.into_iter().filter(|idle| *idle < timeout).max();
-                let look_at = Instant::now() + (timeout - longest.unwrap_or_default());
-                self.shrink_at = self.shrink_at.into_iter().chain([look_at]).min();
+                let left = timeout.saturating_sub(longest.unwrap_or_default());
+                // A time that the clock cannot show never comes.
+                let look_at = Instant::now().checked_add(left);
+                self.shrink_at = self.shrink_at.into_iter().chain(look_at).min();
             }
         }
     }

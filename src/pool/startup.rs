@@ -170,6 +170,10 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    pub(crate) fn has_finalizer(&self) -> bool {
+        self.end.is_some()
+    }
+
     pub(crate) fn to_spec(&self) -> StartupSpec {
         let Self { begin, end, argument } = self;
         StartupSpec { begin: *begin, end: *end, argument: argument.to_raw() }

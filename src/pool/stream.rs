@@ -4,16 +4,20 @@
 //! within a window, and what was not asked for waits.
 
 use super::Pool;
+use super::inner::Inner;
 use super::map::{self, Map};
 use super::submit::Job;
 use super::terms::Terms;
 use super::trampolines;
+use super::with::With;
+use super::with_options::WithOptions;
 use crate::error::{Error, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 const WINDOW_CALLS: usize = 10_000;
 const WINDOW_BYTES: usize = 64 << 20;
@@ -189,21 +193,17 @@ impl Pool {
         I: IntoIterator<Item = A>,
     {
         let job = Job::new(trampolines::code_of::<F, A, ()>(&function)?);
-        let mut failure = None;
-        map::run::<A, ()>(&self.inner, &job, inputs.into_iter(), |outcome| match outcome {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        failure.map_or(Ok(()), |error| Err(error.into()))
+        drive(&self.inner, &job, inputs.into_iter())
     }
 
     /// Runs `function` on every input, and combines the results two by two with `fold`, most of them in the
     /// workers: only one result for each chunk of inputs comes back. `None` if there is no input.
     ///
     /// `fold` must be associative: it is given neighbours, in input order, but in any grouping.
+    ///
+    /// For what the pool counts and limits, a chunk (of up to 1024 inputs) is a call. If the pool has a time limit,
+    /// retries, or workers that are [recycled](crate::Recycle::after_tasks) after so many calls, each input
+    /// travels alone, and is one.
     ///
     /// # Errors
     /// As [`map`](Self::map); the index of a failure is that of its chunk.
@@ -229,7 +229,9 @@ impl Pool {
         I: IntoIterator<Item = A>,
     {
         let code = trampolines::code_of_fold::<F, G, A, R>(&function, &fold)?;
-        let chunks = Chunks { inputs: inputs.into_iter().fuse(), workers: self.workers(), last: 0 };
+        let most = if self.inner.counts_calls() { 1 } else { CHUNK_MAX };
+        let inputs = inputs.into_iter().fuse();
+        let chunks = Chunks { inputs, workers: self.workers(), most, last: 0 };
         let (mut folded, mut failure) = (None, None);
         let job = Job::new(code);
         map::run::<Vec<A>, R>(&self.inner, &job, chunks, |outcome| match outcome {
@@ -249,6 +251,55 @@ impl Pool {
     }
 }
 
+/// Runs `job` on every input, for what it does.
+fn drive<A: Serialize + 'static>(
+    inner: &Arc<Inner>,
+    job: &Job,
+    inputs: impl Iterator<Item = A>,
+) -> Result<(), Error> {
+    let mut failure = None;
+    map::run::<A, ()>(inner, job, inputs, |outcome| match outcome {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failure = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+impl WithOptions<'_> {
+    /// Runs `function` on every input, for what it does; see [`Pool::for_each`].
+    ///
+    /// # Errors
+    /// As [`Pool::for_each`], and options that make no sense.
+    pub fn for_each<F, A, I>(&self, function: F, inputs: I) -> Result<(), Error>
+    where
+        F: Fn(A) + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        let job = self.job(trampolines::code_of::<F, A, ()>(&function))?;
+        drive(self.inner(), &job, inputs.into_iter())
+    }
+}
+
+impl<C: Serialize + DeserializeOwned + 'static> With<'_, C> {
+    /// Runs `function` on the context and every input, outcome by outcome; see [`Pool::imap`].
+    ///
+    /// # Errors
+    /// As [`Pool::imap`], and a context that could not be encoded.
+    pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Result<Imap<A, R, I::IntoIter>, Error>
+    where
+        F: Fn(&C, A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        Imap::start(self.pool(), &self.job(&function)?, inputs.into_iter(), true)
+    }
+}
+
 /// Most inputs that are folded as one.
 const CHUNK_MAX: usize = 1024;
 
@@ -257,6 +308,7 @@ const CHUNK_MAX: usize = 1024;
 struct Chunks<I: Iterator> {
     inputs: std::iter::Fuse<I>,
     workers: usize,
+    most: usize,
     last: usize,
 }
 
@@ -266,9 +318,9 @@ impl<I: Iterator> Iterator for Chunks<I> {
     fn next(&mut self) -> Option<Vec<I::Item>> {
         let share = match self.inputs.size_hint() {
             (low, Some(high)) if low == high => high / (4 * self.workers),
-            _ => CHUNK_MAX,
+            _ => self.most,
         };
-        self.last = (2 * self.last).min(share).clamp(1, CHUNK_MAX);
+        self.last = (2 * self.last).min(share).clamp(1, self.most);
         let chunk: Vec<I::Item> = self.inputs.by_ref().take(self.last).collect();
         (!chunk.is_empty()).then_some(chunk)
     }
@@ -280,13 +332,14 @@ mod tests {
 
     #[test]
     fn chunks_grow_and_shrink_and_lose_nothing() {
-        let chunks = Chunks { inputs: (0..10_000u32).fuse(), workers: 2, last: 0 };
+        let chunks = Chunks { inputs: (0..10_000u32).fuse(), workers: 2, most: CHUNK_MAX, last: 0 };
         let chunks: Vec<Vec<u32>> = chunks.collect();
         let lengths: Vec<usize> = chunks.iter().map(Vec::len).collect();
         assert_eq!(lengths[..4], [1, 2, 4, 8]);
         assert!(lengths.iter().any(|length| *length > 500) && lengths.last() == Some(&1));
         assert!(chunks.into_iter().flatten().eq(0..10_000));
-        let mut endless = Chunks { inputs: std::iter::repeat(1).fuse(), workers: 2, last: 0 };
+        let inputs = std::iter::repeat(1).fuse();
+        let mut endless = Chunks { inputs, workers: 2, most: CHUNK_MAX, last: 0 };
         assert_eq!(endless.nth(20).map(|chunk| chunk.len()), Some(CHUNK_MAX));
     }
 }

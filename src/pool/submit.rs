@@ -6,6 +6,7 @@ use super::inner::{Inner, Place};
 use super::options::TaskOptions;
 use super::slot::{INLINE_INPUT_BYTES, Routing};
 use super::task::carry_input;
+use super::watched::Ticket;
 use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
 use crate::prim::Relaxed;
@@ -104,7 +105,7 @@ where
         inner: inner.clone(),
         place,
         joined: false,
-        watching: false,
+        watching: None,
         cancel_on_drop: false,
         result: PhantomData,
     })
@@ -192,7 +193,8 @@ pub struct TaskHandle<R> {
     inner: Arc<Inner>,
     place: Place,
     joined: bool,
-    watching: bool,
+    /// Under which it is to be told of the end, as a future.
+    watching: Option<Ticket>,
     cancel_on_drop: bool,
     result: PhantomData<fn() -> R>,
 }
@@ -205,9 +207,10 @@ impl<R> TaskHandle<R> {
     }
 
     /// Cancels the task if it has not started; whether that was so. Its outcome is then
-    /// [`TaskError::is_cancelled`]. A task that has started goes on.
+    /// [`TaskError::is_cancelled`]. A task that has started goes on, also if its worker died and it waits for
+    /// a retry: [`abort`](Self::abort) ends that.
     pub fn cancel(&self) -> bool {
-        !is_forked_copy() && self.inner.cancel(self.place)
+        !is_forked_copy() && self.inner.cancel_unstarted(self.place)
     }
 
     /// Ends the task, whether it has started or not: if it runs, its worker is killed, and its outcome is
@@ -243,8 +246,8 @@ impl<R> TaskHandle<R> {
 
     /// Has `waker` woken at the end; `false` if it has come.
     pub(super) fn watch(&mut self, waker: &Waker) -> bool {
-        self.watching = true;
-        self.inner.watch(self.place, waker)
+        let ticket = *self.watching.get_or_insert_with(Ticket::take);
+        self.inner.watch(self.place, ticket, waker)
     }
 
     /// Whether the outcome was taken.
@@ -342,8 +345,8 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
 impl<R> TaskHandle<R> {
     #[inline]
     fn stop_watching(&mut self) {
-        if std::mem::take(&mut self.watching) {
-            self.inner.unwatch(self.place);
+        if let Some(ticket) = self.watching.take() {
+            self.inner.unwatch(self.place, ticket);
         }
     }
 }

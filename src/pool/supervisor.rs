@@ -3,6 +3,7 @@
 //! It starts with the first pool and ends, with the guardian, when the last one has gone. What it
 //! does is in `watch.rs`; here are the requests that other threads make of it.
 
+use super::deadlines::Abort;
 use super::inner::{Inner, Place, lock};
 use super::watch::Watch;
 use crate::error::Error;
@@ -73,11 +74,7 @@ pub(super) enum Request {
         done: mpsc::Sender<Result<(), Error>>,
     },
     /// End a task, queued or running; whether that came in time.
-    Abort {
-        pool: u64,
-        place: Place,
-        done: mpsc::Sender<bool>,
-    },
+    Abort(Abort),
     /// Change the number of a pool's workers.
     Resize {
         pool: u64,
@@ -94,7 +91,7 @@ impl Inner {
             return false;
         };
         let (done, answer) = mpsc::channel();
-        mailbox.ask(Request::Abort { pool: self.id, place, done });
+        mailbox.ask(Request::Abort(Abort { pool: self.id, place, done }));
         // If nobody answers, the pool has gone, and the task has ended with it.
         answer.recv().unwrap_or(false)
     }

@@ -5,7 +5,8 @@
 //! R2. A panic anywhere in that, and an argument or result that cannot cross, is the failure of that
 //!     call only: a record is published, then progress moves on.
 //! R3. What was written of a result before its failure is cut off.
-//! R4. A worker that may run only so many more calls stops there; the rest is another's.
+//! R4. A worker that may run only so many more calls stops there, and one that has become too old, or has too
+//!     much memory, after the call in which it did; the rest is another's.
 //! R5. A worker that the slot says is condemned goes no further. It looks there after the progress of one
 //!     call and before the next step; the supervisor's barrier orders the two (`deadlines.rs`).
 #![allow(unsafe_code)] // Makes zero-sized functions; reads and writes the claimed slot.
@@ -13,6 +14,7 @@
 use super::area::Area;
 use super::context::ContextCache;
 use super::failure::{self, FailureRecord};
+use super::recycle::Life;
 use super::slot::{INLINE_OUTPUT_BYTES, Slot};
 use super::startup::WorkerState;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
@@ -21,7 +23,6 @@ use crate::prim::{Acquire, Relaxed, Release, SeqCst, compiler_fence};
 use crate::shm::{Arena, Block, ParticipantId, fault};
 use crate::sync::crossing::{Carried, send_along};
 use serde::{Serialize, de::DeserializeOwned};
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -38,8 +39,8 @@ pub(crate) struct Invocation<'a> {
     /// Whose the results are once they are finished.
     pub(crate) user: ParticipantId,
     pub(crate) contexts: &'a mut ContextCache,
-    /// How many calls this worker may still run: a batch with more is left unfinished.
-    pub(crate) calls_left: &'a Cell<u64>,
+    /// How many calls this worker may still run, and how long: a batch with more is left unfinished.
+    pub(crate) life: &'a Life,
     pub(crate) state: &'a mut WorkerState,
 }
 
@@ -67,7 +68,7 @@ pub(super) struct Batch<'a, A, R> {
     /// Where it stops: R4.
     stop: usize,
     calls: usize,
-    calls_left: &'a Cell<u64>,
+    life: &'a Life,
     /// Where the running call's result starts.
     mark: usize,
     results: std::marker::PhantomData<fn() -> R>,
@@ -79,7 +80,7 @@ where
     R: Serialize + DeserializeOwned + 'static,
 {
     pub(super) fn open(invocation: &mut Invocation<'a>) -> Self {
-        let Invocation { area, slot, me, user, calls_left, .. } = *invocation;
+        let Invocation { area, slot, me, user, life, .. } = *invocation;
         let arena = area.arena;
         let calls = slot.calls() as usize;
         let next = (slot.progress.load(Relaxed) >> 1) as usize;
@@ -94,23 +95,9 @@ where
             Output::Appended(writer) => writer.length(),
         };
         let results = std::marker::PhantomData;
-        let left = usize::try_from(calls_left.get()).unwrap_or(usize::MAX);
+        let left = usize::try_from(life.calls_left.get()).unwrap_or(usize::MAX);
         let (first, stop) = (next, calls.min(next.saturating_add(left)));
-        Self {
-            slot,
-            area,
-            me,
-            user,
-            input,
-            output,
-            first,
-            next,
-            stop,
-            calls,
-            calls_left,
-            mark,
-            results,
-        }
+        Self { slot, area, me, user, input, output, first, next, stop, calls, life, mark, results }
     }
 
     fn open_output(
@@ -191,6 +178,10 @@ where
                 Err(record) => self.fail(&record),
             }
             fault::point("worker.call-done");
+            // R4. One at least, so that a batch comes to its end however old they all are.
+            if self.life.is_over() {
+                self.stop = self.next;
+            }
         }
     }
 
@@ -299,7 +290,7 @@ where
             give_up_input(arena, self.slot);
         }
         let ran = (self.next - self.first) as u64;
-        self.calls_left.set(self.calls_left.get().saturating_sub(ran));
+        self.life.ran(ran);
         let ledger = &arena.participant(self.me).ledger;
         ledger.calls.store(ledger.calls.load(Relaxed) + ran, Relaxed);
         fault::point("worker.blocks-handed-over");

@@ -15,7 +15,7 @@
 //! A pool whose workers cannot be forked [`FORKS_MAX`] times in a row, or die too often (`restarts.rs`),
 //! is broken: its tasks fail and say so.
 
-use super::deadlines::{Condemned, Seen};
+use super::deadlines::{Abort, Condemned, Seen};
 use super::events::event;
 use super::inner::{Inner, Place as TaskPlace, lock};
 use super::requeue::Pausing;
@@ -32,6 +32,7 @@ use crate::shm::{Arena, ParticipantId};
 use crate::sys;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,8 @@ pub(super) struct Watched {
 }
 
 struct Leaving {
-    killed_at: Instant,
+    /// If ever.
+    killed_at: Option<Instant>,
     done: mpsc::Sender<Result<(), Error>>,
 }
 
@@ -82,7 +84,8 @@ impl Watched {
     }
 
     fn is_to_be_killed(&self, now: Instant) -> bool {
-        self.leaving.as_ref().is_some_and(|leaving| leaving.killed_at <= now)
+        let killed_at = self.leaving.as_ref().and_then(|leaving| leaving.killed_at);
+        killed_at.is_some_and(|killed_at| killed_at <= now)
     }
 }
 
@@ -100,9 +103,24 @@ pub(super) struct Watch {
     pub(super) look_at: Option<Instant>,
     /// When to look again who is idle (`size.rs`).
     pub(super) shrink_at: Option<Instant>,
+    pub(super) aborts: Vec<Abort>,
     /// Batches to be queued again: when, and which pool's.
     pub(super) pausing: Vec<(Instant, u64, TaskPlace)>,
     quit: bool,
+}
+
+impl Drop for Watch {
+    /// Whoever waits for an answer has one then, or sees that there will be none.
+    fn drop(&mut self) {
+        self.mailbox.shut();
+        if std::thread::panicking() {
+            // No task and no caller is to wait for ever, whatever is wrong.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.give_up_all()));
+        }
+        if let Some(guardian) = self.guardian.take() {
+            guardian.end();
+        }
+    }
 }
 
 impl Watch {
@@ -117,6 +135,7 @@ impl Watch {
             retry_at: None,
             look_at: None,
             shrink_at: None,
+            aborts: Vec::new(),
             pausing: Vec::new(),
             quit: false,
         }
@@ -137,6 +156,7 @@ impl Watch {
                 self.fill_up();
             }
             self.serve_requests();
+            self.serve_aborts();
             self.queue_retries();
             self.end_stuck();
             self.enforce_limits();
@@ -144,9 +164,18 @@ impl Watch {
             self.end_leaving();
             self.pools.iter().for_each(|pool| pool.inner.wake_watchers());
         }
-        self.mailbox.shut();
-        if let Some(guardian) = self.guardian.take() {
-            guardian.end();
+    }
+
+    /// Ends everything, because this thread can no longer see to it.
+    #[cold]
+    fn give_up_all(&mut self) {
+        for watched in &mut self.pools {
+            watched.restarts.give_up();
+        }
+        self.bury_guardian();
+        for Watched { inner, .. } in &self.pools {
+            inner.set_broken("the pool is broken: its supervisor has panicked".into());
+            inner.wake_watchers();
         }
     }
 
@@ -163,8 +192,10 @@ impl Watch {
             .into_iter()
             .chain(self.look_at)
             .chain(self.shrink_at)
+            .chain(self.abort_at())
             .chain(self.queue_at());
-        let deadline = leaving.map(|leaving| leaving.killed_at).chain(paused).chain(own).min();
+        let deadline =
+            leaving.filter_map(|leaving| leaving.killed_at).chain(paused).chain(own).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| vec![false; fds.len()]);
         sys::fd::clear_event(&self.mailbox.bell);
@@ -386,11 +417,9 @@ impl Watch {
     }
 
     fn give_up_broken(&mut self) {
-        for watched in &self.pools {
-            let workers_left = self.workers.iter().any(|worker| worker.pool == watched.inner.id);
-            if watched.restarts.is_over() && !workers_left {
-                watched.inner.set_broken(watched.restarts.why());
-            }
+        // Also if some of its workers live: it is not what was asked for. What those run ends.
+        for watched in self.pools.iter().filter(|watched| watched.restarts.is_over()) {
+            watched.inner.set_broken(watched.restarts.why());
         }
     }
 
@@ -423,9 +452,7 @@ impl Watch {
                     let _ = done.send(self.add(inner));
                 }
                 Request::Remove { id, grace, done } => self.remove(id, grace, done),
-                Request::Abort { pool, place, done } => {
-                    let _ = done.send(self.abort(pool, place));
-                }
+                Request::Abort(abort) => self.aborts.push(abort),
                 Request::Resize { pool, workers, done } => {
                     let _ = done.send(self.resize(pool, workers));
                 }
@@ -435,7 +462,7 @@ impl Watch {
     }
 
     fn remove(&mut self, id: u64, grace: Duration, done: mpsc::Sender<Result<(), Error>>) {
-        let killed_at = Instant::now() + grace;
+        let killed_at = Instant::now().checked_add(grace);
         match self.pool(id) {
             Some(watched) if watched.inner.once.as_ref().is_some_and(|once| once.detached) => {
                 // It goes on, and is nobody's business any more.

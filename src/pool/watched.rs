@@ -1,7 +1,7 @@
 //! Telling somebody that a task has ended: wakers, for futures, callbacks and waiting for any of many.
 //!
 //! # Protocol
-//! Who wants to be told enters a waker under the task's place, and then sets WATCHED in the slot's state
+//! Who wants to be told enters a waker under the task's place and a ticket of its own, and then sets WATCHED in the slot's state
 //! word. Whoever ends the task sees that and rings the supervisor, which wakes those whose tasks have
 //! ended. If the task had ended before the flag was set, the one who asked is told at once.
 //!
@@ -12,11 +12,25 @@
 use super::inner::{Inner, Place, lock};
 use super::state::Phase;
 use crate::error::TaskError;
+use crate::prim::{AtomicU64, Relaxed};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-/// The wakers of a pool, by slot and generation.
-pub(super) type Wakers = HashMap<(u32, u32), Waker>;
+/// The wakers of a pool, by slot, generation, and who asked.
+pub(super) type Wakers = HashMap<(u32, u32, Ticket), Waker>;
+
+/// Who asked to be told: several may wait for the same task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ticket(u64);
+
+impl Ticket {
+    /// One that nobody else has.
+    pub(super) fn take() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+}
 
 impl Inner {
     /// Whether a task has ended, well or not.
@@ -28,8 +42,8 @@ impl Inner {
     }
 
     /// Has `waker` woken when a task ends; `false` if it has ended already.
-    pub(super) fn watch(&self, place: Place, waker: &Waker) -> bool {
-        let key = (place.index, place.generation);
+    pub(super) fn watch(&self, place: Place, ticket: Ticket, waker: &Waker) -> bool {
+        let key = (place.index, place.generation, ticket);
         lock(&self.wakers).insert(key, waker.clone());
         if self.slot(place.index).state.set_watched(place.generation) {
             return true;
@@ -38,15 +52,29 @@ impl Inner {
         false
     }
 
-    /// Ends a task that has not started; whether that was so.
+    /// Ends a task that has never started; whether that was so.
+    pub(super) fn cancel_unstarted(&self, place: Place) -> bool {
+        let cancelled = {
+            // With the lock held: one that started before it was queued again was counted there before.
+            let tries = lock(&self.special.tries);
+            let started = tries.get(&place.index).is_some_and(|(of, ..)| *of == place.generation);
+            !started && self.slot(place.index).state.try_cancel(place.generation)
+        };
+        if cancelled {
+            self.end_cancelled(place, &TaskError::cancelled(), |area| area.withdraw(place.index));
+        }
+        cancelled
+    }
+
+    /// Ends a task that is queued; whether it was. (It may have started before, and wait for a retry.)
     pub(super) fn cancel(&self, place: Place) -> bool {
         // Its cell is of no use to anybody. A worker that has claimed it finds the slot not READY.
         self.end_queued(place, &TaskError::cancelled(), |area| area.withdraw(place.index))
     }
 
-    /// Nobody needs to be told any more.
-    pub(super) fn unwatch(&self, place: Place) {
-        let waker = lock(&self.wakers).remove(&(place.index, place.generation));
+    /// Who asked need not be told any more.
+    pub(super) fn unwatch(&self, place: Place, ticket: Ticket) {
+        let waker = lock(&self.wakers).remove(&(place.index, place.generation, ticket));
         // Dropped here and not under the lock: it may lead to code of the user's.
         drop(waker);
     }
@@ -55,11 +83,14 @@ impl Inner {
     pub(super) fn wake_watchers(&self) {
         let ended: Vec<Waker> = {
             let mut wakers = lock(&self.wakers);
-            let ended = |(index, generation): &(u32, u32)| {
+            let ended = |(index, generation, _): &(u32, u32, Ticket)| {
                 self.has_ended(Place { index: *index, generation: *generation })
             };
             wakers.extract_if(|key, _| ended(key)).map(|(_, waker)| waker).collect()
         };
-        ended.into_iter().for_each(Waker::wake);
+        for waker in ended {
+            // It is code of the user's; the panic hook has reported what it does wrong.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
     }
 }

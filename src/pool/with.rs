@@ -40,7 +40,11 @@ impl<'a, C> With<'a, C> {
 }
 
 impl<C: Serialize + DeserializeOwned + 'static> With<'_, C> {
-    fn job<F, A, R>(&self, function: &F) -> Result<Job, Error>
+    pub(super) fn pool(&self) -> &Pool {
+        self.pool
+    }
+
+    pub(super) fn job<F, A, R>(&self, function: &F) -> Result<Job, Error>
     where
         F: Fn(&C, A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned + 'static,

@@ -1,6 +1,7 @@
 //! [`WithOptions`]: the calls that users make on a pool with options for their tasks.
 
 use super::Pool;
+use super::inner::Inner;
 use super::options::TaskOptions;
 use super::pools::{collect, collect_each, without_argument};
 use super::stream::Imap;
@@ -9,6 +10,7 @@ use super::trampolines;
 use crate::error::{Error, TaskError, TrySubmitError};
 use crate::process::identity::CodeOffset;
 use serde::{Serialize, de::DeserializeOwned};
+use std::sync::Arc;
 
 /// A pool, and options for the tasks that are started through it; from [`Pool::with_options`].
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +60,12 @@ impl Pool {
 }
 
 impl WithOptions<'_> {
-    fn job(&self, code: Result<CodeOffset, Error>) -> Result<Job, Error> {
+    pub(super) fn job(&self, code: Result<CodeOffset, Error>) -> Result<Job, Error> {
         Job::new(code?).with(self.options)
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.pool.inner
     }
 
     /// Runs `function` on every input; see [`Pool::map`].

@@ -134,7 +134,8 @@ fn attach_and_run(spec: &WorkerSpec, is_set_up: Result<(), String>) {
             grows: spec.grows,
             once: spec.once,
             failed: &failed,
-            looks: Cell::new(1),
+            // It goes on where the one before it began, and a bit: that may have lived for one look.
+            looks: Cell::new(turn),
             now_ns: Cell::new(0),
             state: &mut state,
         }
@@ -151,9 +152,6 @@ fn attach_and_run(spec: &WorkerSpec, is_set_up: Result<(), String>) {
 
 /// Tasks that run for longer are always measured.
 const LONG_NS: u64 = 10_000_000;
-
-/// Of so many looks for a task, one begins with the lowest priority.
-const LOWEST_FIRST_EACH: u32 = 16;
 
 /// A cell of one of the rings, as the ledger says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,7 +229,7 @@ impl Worker<'_> {
                 return;
             } else if let Some(slot) = self.search() {
                 self.execute(slot);
-            } else if self.life.is_over() {
+            } else if self.life.is_over_now() {
                 // Nothing is to be done: a gap costs nobody anything.
                 return self.leave(LEAVING);
             } else {
@@ -320,7 +318,7 @@ impl Worker<'_> {
         let looks = self.looks.get();
         self.looks.set(looks.wrapping_add(1));
         let ledger = self.ledger();
-        let rings = self.area.rings_to_look_at(looks.is_multiple_of(LOWEST_FIRST_EACH));
+        let rings = self.area.rings_to_look_at(looks);
         rings.iter().find_map(|priority| {
             let ring = &self.area.rings[*priority];
             let claim = ring.claim(self.me.to_raw(), |position| {
@@ -347,11 +345,11 @@ impl Worker<'_> {
             me,
             user,
             contexts: &mut self.contexts,
-            calls_left: &self.life.calls_left,
+            life: &self.life,
             state: self.state,
         }));
         self.measure(slot, started_ns);
-        if self.life.is_spent() && slot.is_unfinished() {
+        if (self.life.is_spent() || self.life.is_over()) && slot.is_unfinished() {
             self.give_back(index);
             self.ended(started_ns);
             return;
