@@ -61,8 +61,10 @@ struct Header {
 #[derive(Debug)]
 #[repr(C)]
 struct Control {
-    /// 1 when the workers are to leave once nothing is queued; 2 when tasks that run should give up too.
+    /// 1 when the workers are to leave once nothing is queued.
     stopping: AtomicU32,
+    /// 1 when tasks that run should give up.
+    cancelling: AtomicU32,
     /// 1 once a task had another priority than [`NORMAL`]: there is more than one ring to look at.
     prioritised: AtomicU32,
 }
@@ -111,6 +113,7 @@ impl Area {
         area.header.searcher.0.reset();
         area.header.idle.0.reset();
         area.header.control.0.stopping.store(0, Relaxed);
+        area.header.control.0.cancelling.store(0, Relaxed);
         area.header.control.0.prioritised.store(0, Relaxed);
         area.header.jobs.iter().for_each(|job| job.0.reset());
         area.header.contexts.iter().for_each(|context| context.id.store(0, Relaxed));
@@ -145,6 +148,11 @@ impl Area {
         self.address
     }
 
+    /// Whether its memory has not been freed.
+    pub(super) fn is_there(&self) -> bool {
+        self.arena.owner_of(self.address.offset).is_some()
+    }
+
     /// Frees the area; no view of it may be used afterwards.
     pub(crate) fn free(&self) {
         self.arena.free(self.address.offset);
@@ -175,7 +183,7 @@ impl Area {
 
     /// Tells the workers, of so many seats, to leave when they find nothing to do.
     pub(crate) fn stop(&self, seats: usize) {
-        self.header.control.0.stopping.fetch_max(1, Relaxed);
+        self.header.control.0.stopping.store(1, Relaxed);
         self.header.seats.iter().take(seats).for_each(Seat::stop);
         self.wake_everybody();
     }
@@ -186,11 +194,11 @@ impl Area {
 
     /// Tells the tasks that run to give up, if they ask.
     pub(crate) fn cancel_running(&self) {
-        self.header.control.0.stopping.store(2, Relaxed);
+        self.header.control.0.cancelling.store(1, Relaxed);
     }
 
     pub(crate) fn is_cancelling(&self) -> bool {
-        self.header.control.0.stopping.load(Relaxed) == 2
+        self.header.control.0.cancelling.load(Relaxed) != 0
     }
 
     /// Which rings to look at, in this order, at the look of this number. Now and then the urgent ones come
@@ -248,6 +256,15 @@ impl Area {
         true
     }
 
+    /// Wakes a worker though another is searching, for somebody who has waited for longer than a search takes: that
+    /// one is kept off its core, or stopped.
+    #[inline]
+    pub(crate) fn wake_past_searcher(&self) {
+        if self.searcher().is_taken() && self.has_task() {
+            self.idle().notify(1);
+        }
+    }
+
     /// Leaves a mailed slot that is READY at its seat, and has the worker there look.
     pub(crate) fn mail(&self, index: u32) {
         self.seat(self.slots[index as usize].job()).post(index);
@@ -262,6 +279,10 @@ impl Area {
         }
         // Waking the sleepers of the slot, if any, came after the swap to DONE and stored nothing.
         self.job(slot.job()).notify_after_rmw(u32::MAX >> 1);
+        if slot.is_cancelled() {
+            // Nobody waits for it but who needs a slot.
+            self.job(0).notify_after_rmw(u32::MAX >> 1);
+        }
     }
 
     /// What must hold whenever no operation is under way; for tests.
@@ -278,7 +299,7 @@ impl Area {
             if state.phase == Phase::Free && !listed {
                 return Err(format!("slot {index} is free but not on the free list"));
             }
-            if matches!(state.phase, Phase::Claimed | Phase::Condemned) {
+            if !matches!(state.phase, Phase::Free | Phase::Done) {
                 return Err(format!(
                     "slot {index} is still {:?} by participant {}",
                     state.phase, state.owner

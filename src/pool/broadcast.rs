@@ -119,6 +119,9 @@ where
     let (mut sent, mut outcomes) = (Sent { inner, places: VecDeque::new() }, Vec::new());
     for seat in 0..inner.workers() {
         let slot = loop {
+            if inner.has_given_up_maps() {
+                inner.check_open()?;
+            }
             if let Some(slot) = inner.take_slot(false) {
                 break slot;
             }
@@ -160,7 +163,7 @@ impl Drop for Sent<'_> {
     fn drop(&mut self) {
         for place in self.places.drain(..) {
             self.inner.cancel(place);
-            self.inner.give_up(place, None);
+            self.inner.give_up_batch(place, None);
         }
     }
 }
@@ -178,13 +181,15 @@ fn send<A: Serialize + 'static>(
     submit::fill(inner, job, index, argument, routing)?;
     let place = slot.mail();
     job.watch_limits(inner);
-    // Pairs with the fence in `end_unclaimed_mail`: that sees the mail, or this that the seat has gone.
+    // Pairs with the fence in `end_unclaimed_mail`: that sees the mail, or this that the seat has gone. And with
+    // whoever ends the pool, who says so before he ends what is queued.
     fence(SeqCst);
     if inner.workers() <= seat {
         inner.cancel(place);
     }
-    if inner.check_open().is_err_and(|error| !error.is_closed()) {
-        inner.end_task(index);
+    let is_over = |error: Error| !error.is_closed() || inner.has_given_up_maps();
+    if inner.check_open().is_err_and(is_over) {
+        inner.end_task(place);
     }
     Ok(place)
 }

@@ -110,8 +110,8 @@ fn callbacks() -> Result<mpsc::Sender<Callback>, Error> {
         .name("procpool-callbacks".into())
         .spawn(move || {
             for callback in receiver {
-                // The panic hook has reported it.
-                let _ = catch_unwind(AssertUnwindSafe(callback));
+                // The panic hook has reported it. What it carries may panic once more when it is dropped.
+                catch_unwind(AssertUnwindSafe(callback)).unwrap_or_else(std::mem::forget);
             }
         })
         .map_err(|error| Error::os("start the thread for callbacks", error))?;

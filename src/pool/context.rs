@@ -79,6 +79,7 @@ impl Drop for Context {
         if is_forked_copy() {
             return;
         }
+        debug_assert!(self.area.is_there(), "the area goes after its contexts");
         self.area.contexts()[self.place as usize].id.store(0, Release);
         self.area.arena.free(self.block);
         if !self.carried.is_empty() {

@@ -329,7 +329,18 @@ impl Watch {
                     let owner = u64::from(state.owner);
                     let runs = |at: &usize| self.workers[*at].id.to_raw() == owner;
                     let at = (0..self.workers.len()).find(runs)?;
-                    let Some(running) = Running::of(&inner, self.workers[at].id) else { continue };
+                    // It may have ended meanwhile, and its worker run another's. And one whose only call has
+                    // ended is DONE in a moment: its worker looks at no flag any more.
+                    let running = Running::of(&inner, self.workers[at].id).filter(|running| {
+                        (running.index, running.generation) == (place.index, place.generation)
+                            && running.call() == 0
+                    });
+                    let Some(running) = running else {
+                        match inner.slot(place.index).state.load() == state {
+                            true => return None,
+                            false => continue,
+                        }
+                    };
                     let since = self.workers[at].seen.filter(|seen| seen.running == running);
                     let ran = since.map_or(Duration::ZERO, |seen| seen.since.elapsed());
                     let error = TaskError::aborted(self.workers[at].pid, ran);

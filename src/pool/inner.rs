@@ -260,18 +260,22 @@ impl Inner {
     /// Ends every task that is queued, when no worker is left or will come.
     pub(crate) fn end_all_tasks(&self) {
         for index in 0..self.area.slots.len() as u32 {
-            self.end_task(index);
+            self.end_task(self.place_of(index));
         }
         self.area.wake_everybody();
     }
 
-    /// Ends the task in a slot if it is queued: its calls that have no outcome fail.
+    /// Ends a task if it is queued: its calls that have no outcome fail.
     #[cold]
-    pub(crate) fn end_task(&self, index: u32) {
+    pub(crate) fn end_task(&self, place: Place) {
         let why = lock(&self.why_broken).clone();
         let error = why.map_or_else(TaskError::pool_closed, TaskError::pool_broken);
-        let generation = self.slot(index).state.load().generation;
-        self.end_queued(Place { index, generation }, &error, |_| {});
+        self.end_queued(place, &error, |_| {});
+    }
+
+    /// What is in a slot now.
+    pub(super) fn place_of(&self, index: u32) -> Place {
+        Place { index, generation: self.slot(index).state.load().generation }
     }
 
     /// Ends what is queued, because the one worker that might have run it is dead.
@@ -349,18 +353,27 @@ impl Inner {
         if for_submit {
             slots.tally.submitted += 1;
             sampled = slots.tally.submitted.is_multiple_of(SAMPLED_EACH);
-            slots.submitted.push_back(place);
-            if slots.submitted.len() > 2 * self.area.slots.len() {
-                // Most were joined since: keep those that still are in their slots.
-                slots.submitted.retain(|place| {
-                    self.slot(place.index).state.load().generation == place.generation
-                });
-            }
+            self.enter_in(&mut slots, place);
         }
         drop(slots);
         let queued_ns = if sampled { sys::clock::monotonic_ns() } else { 0 };
         self.slot(index).queued_ns.store(queued_ns, Relaxed);
         Some(place)
+    }
+
+    fn enter_in(&self, slots: &mut Slots, place: Place) {
+        slots.submitted.push_back(place);
+        if slots.submitted.len() > 2 * self.area.slots.len() {
+            // Most were joined since: keep those that still are in their slots.
+            slots
+                .submitted
+                .retain(|place| self.slot(place.index).state.load().generation == place.generation);
+        }
+    }
+
+    /// Enters a task for harvesting.
+    pub(super) fn enter_submitted(&self, place: Place) {
+        self.enter_in(&mut lock(&self.slots), place);
     }
 
     /// Frees a slot that the caller has taken, or filled in vain.

@@ -22,6 +22,7 @@ use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
 use crate::prim::{Relaxed, SeqCst, fence};
+use crate::shm::arena::is_forked_copy;
 use crate::sync::crossing::Carried;
 use crate::sync::search::search;
 use serde::{Serialize, de::DeserializeOwned};
@@ -68,8 +69,9 @@ enum At<R> {
 pub(crate) struct Map<A, R, I: Iterator<Item = A>> {
     /// First, so that it is dropped after all else has been given up by `drop`.
     _entered: Option<InMap>,
-    inner: Arc<Inner>,
+    /// Before `inner`, in whose memory its context lies: fields are dropped in this order.
     job: Job,
+    inner: Arc<Inner>,
     pub(crate) terms: Terms,
     waiting_place: u16,
     inputs: std::iter::Fuse<I>,
@@ -162,6 +164,11 @@ where
     where
         S: FnMut(Result<R, TaskError>) -> ControlFlow<()>,
     {
+        if is_forked_copy() {
+            // What is under way is the original's.
+            self.flights.clear();
+            return Err(Error::forked());
+        }
         loop {
             let most = 2 * self.useful_workers() + 1;
             while !self.input_ended && self.under_way < most && self.room() > 0 {
@@ -249,7 +256,7 @@ where
                     Err(error) if !error.is_closed() => inner.end_all_tasks(),
                     // It came while the slot was filled, and may have missed it.
                     Err(_) if !self.terms.whole || inner.has_given_up_maps() => {
-                        inner.end_task(place.index)
+                        inner.end_task(place)
                     }
                     _ => {}
                 }
@@ -441,6 +448,7 @@ where
         if search(self.inner.search_ns, || self.any_is_done()) {
             return;
         }
+        self.inner.area.wake_past_searcher();
         let bell = self.inner.area.job(usize::from(self.waiting_place));
         let epoch = bell.prepare();
         if !self.any_is_done() {
@@ -474,6 +482,9 @@ impl<S> Giving<'_, S> {
 impl<A, R, I: Iterator<Item = A>> Drop for Map<A, R, I> {
     /// Gives up what is under way, if the caller stopped early or its input panicked.
     fn drop(&mut self) {
+        if is_forked_copy() {
+            return;
+        }
         if let Some(ns) = self.sizer.ns_per_call {
             self.inner.remember_ns(self.job.code, ns);
         }

@@ -5,7 +5,8 @@
 //!                     fill slots, collect results       (user's process, any thread)
 //! process.rs          a pool of one worker and one task
 //! inner.rs, free_slot.rs, results.rs  free slots, what was set aside  (user's process, private)
-//! supervisor.rs, watch.rs, starting.rs, restarts.rs, deadlines.rs, size.rs, settle.rs, requeue.rs
+//! supervisor.rs, watch.rs, starting.rs, restarts.rs, deadlines.rs, size.rs, settle.rs, requeue.rs,
+//! leaving.rs
 //!                     keep workers alive                (user's process, one thread)
 //! worker.rs, trampolines.rs, task.rs
 //!                     claim, run, announce              (workers)
@@ -47,6 +48,8 @@ mod histogram;
 mod inner;
 #[cfg(not(loom))]
 pub(crate) mod inside;
+#[cfg(not(loom))]
+mod leaving;
 #[cfg(not(loom))]
 mod map;
 #[cfg(not(loom))]

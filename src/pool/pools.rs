@@ -3,6 +3,7 @@
 use super::builder::PoolBuilder;
 use super::context::Context;
 use super::inner::Inner;
+use super::leaving::Grace;
 use super::map;
 use super::stats::Stats;
 use super::submit::{self, Job, TaskHandle};
@@ -255,7 +256,7 @@ impl Drop for Pool {
         // One in the background would wait for workers that do not come.
         self.inner.give_up_maps();
         // It can only fail when the supervisor is gone, and then so are the workers.
-        let _ = self.supervisor.remove(self.inner.id, Duration::ZERO);
+        let _ = self.supervisor.remove(self.inner.id, Grace::NONE);
         if Arc::strong_count(&self.supervisor) == 1 {
             self.inner.area.arena.trim();
         }

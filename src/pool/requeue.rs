@@ -92,7 +92,7 @@ impl Inner {
     pub(super) fn queue(&self, index: u32) {
         while !self.area.queue(index) {
             if self.check_open().is_err() {
-                return;
+                return self.end_task(self.place_of(index));
             }
             self.end_stuck(self.slot(index).priority() % RINGS);
         }

@@ -22,6 +22,7 @@ use super::task::give_up_input;
 use crate::codec::{Shape, Stream, shape_of};
 use crate::error::{Step, TaskError};
 use crate::prim::Relaxed;
+use crate::prim::{SeqCst, fence};
 use crate::shm::fault;
 use crate::sync::crossing::CarriedByResult;
 use serde::de::DeserializeOwned;
@@ -58,6 +59,30 @@ pub(super) enum Harvested {
     Failed(TaskError),
 }
 
+/// A taken batch whose outcomes are being given out. Dropping it frees its blocks and its slot.
+struct Retiring<'a> {
+    inner: &'a Inner,
+    index: u32,
+    calls: usize,
+    failed: u64,
+    /// If the slot does not say.
+    bytes_out: Option<u64>,
+}
+
+impl Drop for Retiring<'_> {
+    fn drop(&mut self) {
+        let Self { inner, index, calls, failed, bytes_out } = *self;
+        let mut took = Took::of(inner, index);
+        took.bytes_out = bytes_out.unwrap_or(took.bytes_out);
+        let is_of_map = inner.slot(index).is_of_map();
+        inner.free_blocks(index);
+        let ended = calls as u64;
+        // The calls of a map's batch, were not counted before.
+        let submitted = if is_of_map { ended } else { 0 };
+        inner.free_slot(index, Tally { submitted, ended, failed }, Some(&took));
+    }
+}
+
 impl Inner {
     /// Notes that `call` of the batch in a slot was lost; by the settler, before it is DONE.
     pub(crate) fn note_lost(&self, index: u32, call: u32, error: TaskError) {
@@ -88,16 +113,19 @@ impl Inner {
                 None => take(&mut lock(&self.aside)),
             }
         }
-        let function = self.function_of(index);
-        let mut failures: Vec<_> =
-            failures.into_iter().map(|(call, error)| (call, error.of(function, 1))).collect();
-        if slot.failures.load(Relaxed) != 0 || slot.unrecorded.load(Relaxed) != 0 {
-            let own = failure::read(self.area.arena, slot).into_iter();
-            failures.extend(
-                own.map(|(call, error)| (call, error.of(function, self.times_begun(index, call)))),
-            );
+        let own = match slot.failures.load(Relaxed) != 0 || slot.unrecorded.load(Relaxed) != 0 {
+            true => failure::read(self.area.arena, slot),
+            false => Vec::new(),
+        };
+        if failures.is_empty() && own.is_empty() {
+            return failures;
         }
-        failures
+        let function = self.function_of(index);
+        let lost = failures.into_iter().map(|(call, error)| (call, error.of(function, 1)));
+        let own = own
+            .into_iter()
+            .map(|(call, error)| (call, error.of(function, self.times_begun(index, call))));
+        lost.chain(own).collect()
     }
 
     /// Reads every outcome of a batch that the caller has taken, in order, and frees the slot.
@@ -113,8 +141,12 @@ impl Inner {
         failures.dedup_by_key(|(call, _)| *call);
         let mut failures = failures.into_iter().peekable();
         let calls = self.calls_of(index) as usize;
+        // Decoding, and what is done with an outcome, may panic: then the rest is thrown away.
+        let mut retiring = Retiring { inner: self, index, calls, failed: 0, bytes_out: None };
+        if calls > 1 && shape_of::<R>() == Shape::Plain {
+            retiring.bytes_out = Some((calls * size_of::<R>()) as u64);
+        }
         let stream = self.output::<R>(slot, calls);
-        let mut failed = 0;
         for call in 0..calls {
             let failure = failures.next_if(|(failed, _)| *failed as usize == call);
             let outcome = match (failure, &stream) {
@@ -124,18 +156,9 @@ impl Inner {
                     .map_err(|message| TaskError::cannot_cross::<R>(Step::DecodeResult, message)),
                 (None, None) => Err(TaskError::cannot_cross::<R>(Step::DecodeResult, OUTSIDE)),
             };
-            failed += u64::from(outcome.is_err());
+            retiring.failed += u64::from(outcome.is_err());
             sink(call, outcome);
         }
-        let mut took = Took::of(self, index);
-        if calls > 1 && shape_of::<R>() == Shape::Plain {
-            took.bytes_out = (calls * size_of::<R>()) as u64;
-        }
-        self.free_blocks(index);
-        let ended = calls as u64;
-        // The calls of a map's batch, were not counted before.
-        let submitted = if slot.is_of_map() { ended } else { 0 };
-        self.free_slot(index, Tally { submitted, ended, failed }, Some(&took));
     }
 
     fn output<R: DeserializeOwned + 'static>(
@@ -347,7 +370,9 @@ impl Inner {
     /// leave its ring cell behind, and abandoned maps could fill the ring.
     pub(crate) fn give_up_batch(&self, place: Place, context: Option<Arc<Context>>) {
         self.slot(place.index).cancel();
-        lock(&self.slots).submitted.push_back(place);
+        // It ends later and its announcer sees the flag, or it has ended and is taken here.
+        fence(SeqCst);
+        self.enter_submitted(place);
         self.give_up(place, context);
     }
 }

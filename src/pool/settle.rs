@@ -211,7 +211,7 @@ fn skip(inner: &Inner, index: u32, call: u32) -> Next {
     if slot.output_has_table() {
         skip_result(inner.area.arena, slot, call, inner.calls_of(index));
     }
-    slot.progress.store(u64::from(call + 1) * 2, Release);
+    slot.progress.store((u64::from(call) + 1) * 2, Release);
     Next::at(call + 1)
 }
 
@@ -231,6 +231,10 @@ fn skip_result(arena: &Arena, slot: &Slot, call: u32, calls: u32) {
 /// Frees what a dead process owns, after ending the processes that it had started.
 fn settle_process(arena: &Arena, id: ParticipantId) {
     for child in arena.children_of(id) {
+        // One that has not attached yet is refused when it tries.
+        if !arena.is_attached(child) && arena.withdraw_for_dead(child) {
+            continue;
+        }
         end_orphan(arena, child);
         sync::settle::settle(arena, child);
         settle_process(arena, child);

@@ -2,7 +2,7 @@
 
 use super::Pool;
 use super::inner::{Inner, Place, lock};
-use super::startup::Prepared;
+use super::leaving::Grace;
 use super::state::Phase;
 use crate::error::Error;
 use crate::shm::arena::is_forked_copy;
@@ -96,14 +96,12 @@ impl Pool {
         if mode == Shutdown::Now {
             inner.area.cancel_running();
             inner.wait_until_idle(Some(Instant::now() + NOTICE_GRACE));
-            return supervisor.remove(inner.id, Duration::ZERO);
+            return supervisor.remove(inner.id, Grace::NONE);
         }
         if inner.wait_until_idle(deadline) {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let grace = match inner.startup.as_ref().is_some_and(Prepared::has_finalizer) {
-                true => left.unwrap_or(Duration::MAX),
-                false => LEAVING_GRACE,
-            };
+            let finalizing = left.unwrap_or(Duration::MAX);
+            let grace = Grace { leaving: LEAVING_GRACE, finalizing };
             return supervisor.remove(inner.id, grace);
         }
         let (queued, running) = inner.count_unended();
@@ -140,7 +138,7 @@ impl Inner {
         }
         drop(running);
         for slot in self.area.slots {
-            while matches!(slot.state.load().phase, Phase::Ready | Phase::Claimed) {
+            while slot.state.load().is_pending() {
                 let Some(left) = left() else { return false };
                 let generation = slot.state.load().generation;
                 slot.state.wait(generation, Some(left).filter(|left| *left < Duration::MAX));

@@ -13,16 +13,15 @@
 //! and not begun is cancelled.
 
 use super::Pool;
-use super::inner::{Inner, Place};
+use super::inner::Inner;
 use super::seat::Seat;
-use super::supervisor::Request;
+use super::slot::Slot;
 use super::watch::Watch;
 use crate::error::Error;
 use crate::limits::WORKERS_MAX;
 use crate::prim::{Acquire, Relaxed, SeqCst, fence};
 use crate::shm::arena::is_forked_copy;
 use crate::sys;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 impl Pool {
@@ -55,9 +54,7 @@ impl Pool {
             return Err(Error::invalid(format!("workers is {workers}, outside 1..={WORKERS_MAX}")));
         }
         self.inner.check_open()?;
-        let (done, answer) = mpsc::channel();
-        self.supervisor.ask(Request::Resize { pool: self.inner.id, workers, done });
-        answer.recv().unwrap_or_else(|_| Err(Error::closed()))
+        self.supervisor.resize(self.inner.id, workers)
     }
 }
 
@@ -123,13 +120,11 @@ impl Watch {
                 if there.any(|worker| worker.place.number == number) {
                     continue;
                 }
-                if let Some(index) = seat.mail() {
-                    let generation = inner.slot(index).state.load().generation;
-                    if inner.slot(index).is_mailed() {
-                        inner.cancel(Place { index, generation });
-                    }
-                    seat.clear_mail(index);
+                let Some(index) = seat.mail() else { continue };
+                if inner.area.slots.get(index as usize).is_some_and(Slot::is_mailed) {
+                    inner.cancel(inner.place_of(index));
                 }
+                seat.clear_mail(index);
             }
         }
     }
@@ -152,6 +147,7 @@ impl Watch {
             let workers = inner.workers();
             if queued == 0 && too_long > 0 && workers > least {
                 inner.set_workers(least.max(workers - too_long.min(workers)));
+                self.end_unclaimed_mail();
             }
             if inner.workers() > least {
                 let longest = idle.into_iter().filter(|idle| *idle < timeout).max();

@@ -144,9 +144,9 @@ impl Searcher {
         let _ = self.who.compare_exchange(dead, 0, SeqCst, Relaxed);
     }
 
-    /// Whether somebody is searching; the caller has made its task visible and fenced.
+    /// Whether somebody is searching; whoever has made a task visible has fenced before.
     #[inline]
-    fn is_taken(&self) -> bool {
+    pub(crate) fn is_taken(&self) -> bool {
         self.who.load(Relaxed) != 0
     }
 }

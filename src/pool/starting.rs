@@ -20,6 +20,7 @@ use crate::shm::participants::Reserved;
 use crate::sys;
 
 /// A worker that the guardian was asked for.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pool: u64,
     place: Place,
@@ -78,7 +79,9 @@ impl Watch {
             .and_then(|argument| {
                 let once = inner.once.as_ref();
                 let streams = once.map_or(Ok([false; 3]), |once| {
-                    once.pass_stdio(|stream| guardian.pass(stream))
+                    // It has taken some of them, and would give them to the next: it is of no use any more.
+                    let of_no_use = |error| Error::broken(format!("no streams passed: {error}"));
+                    once.pass_stdio(|stream| guardian.pass(stream)).map_err(of_no_use)
                 })?;
                 let detached = once.is_some_and(|once| once.detached);
                 guardian.ask_fork(ForkRequest { entry, argument, name, streams, detached })
@@ -95,9 +98,10 @@ impl Watch {
     /// Collects the answers and enters the workers.
     pub(super) fn enter_forked(&mut self, asked: Vec<Asked>) -> Result<(), Error> {
         let mut first_error = None;
-        let mut strays = Vec::new();
+        let mut strays: Vec<(Asked, Option<u32>)> = Vec::new();
         let mut answers = true;
-        for Asked { pool, place, reserved } in asked {
+        for asked in asked {
+            let Asked { pool, place, reserved } = asked;
             let forked = match &self.guardian {
                 Some(guardian) if answers => guardian.forked(),
                 _ => Err(Error::broken("there is no guardian process".into())),
@@ -112,14 +116,16 @@ impl Watch {
                         pidfd,
                         seen: None,
                         condemned: None,
+                        serial: self.entered,
+                        left_at: None,
                     }),
                     Err(error) => {
-                        strays.push((pool, reserved, Some(pid)));
+                        strays.push((asked, Some(pid)));
                         Err(Error::os("watch a worker process", error))
                     }
                 },
                 Ok(Forked::Failed(errno)) => {
-                    strays.push((pool, reserved, None));
+                    strays.push((asked, None));
                     let error = std::io::Error::from_raw_os_error(errno);
                     Err(Error::os("fork a worker process", error))
                 }
@@ -127,7 +133,7 @@ impl Watch {
                 // those that follow would be taken for others.
                 Err(error) => {
                     answers = false;
-                    strays.push((pool, reserved, None));
+                    strays.push((asked, None));
                     Err(error)
                 }
             };
@@ -135,6 +141,7 @@ impl Watch {
                 Ok(worker) => {
                     let Worker { id, pid, place: Place { number, .. }, .. } = worker;
                     self.workers.push(worker);
+                    self.entered += 1;
                     if let Some(watched) = self.pool(pool) {
                         if let Some(once) = &watched.inner.once {
                             once.begin(pid);
@@ -158,14 +165,15 @@ impl Watch {
         if !answers {
             self.bury_guardian();
         }
-        for (pool, reserved, pid) in strays {
-            self.end_stray(pool, reserved, pid);
+        for (asked, pid) in strays {
+            self.end_stray(asked, pid);
         }
         first_error.map_or(Ok(()), Err)
     }
 
     /// Ends a worker that was forked, or may have been, but cannot be watched.
-    fn end_stray(&mut self, pool: u64, reserved: Reserved, pid: Option<u32>) {
+    fn end_stray(&mut self, asked: Asked, pid: Option<u32>) {
+        let Asked { pool, place: Place { number, turn }, reserved } = asked;
         if let (Some(pid), Some(guardian)) = (pid, &self.guardian) {
             sys::process::kill_child(pid);
             // Reaping waits for its end.
@@ -183,8 +191,15 @@ impl Watch {
         let exit = WorkerExit::Signal(9);
         if let Some(watched) = self.pool(pool) {
             let dead = Dead { id: reserved.id, pid, exit, closing: false, condemned: None };
-            if let Some(Pausing { place, .. }) = settle(&watched.inner, dead) {
-                watched.inner.queue_again(place);
+            let inner = &watched.inner;
+            if let Some(Pausing { place, .. }) = settle(inner, dead) {
+                inner.queue_again(place);
+            }
+            // A process whose function has begun does not begin again.
+            if let Some(once) = inner.once.as_ref().filter(|_| !inner.area.has_task()) {
+                inner.area.seat(number).end(turn);
+                once.begin(pid);
+                once.end(exit);
             }
         }
     }

@@ -170,10 +170,6 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn has_finalizer(&self) -> bool {
-        self.end.is_some()
-    }
-
     pub(crate) fn to_spec(&self) -> StartupSpec {
         let Self { begin, end, argument } = self;
         StartupSpec { begin: *begin, end: *end, argument: argument.to_raw() }
@@ -189,6 +185,10 @@ pub(crate) struct StartupSpec {
 }
 
 impl StartupSpec {
+    pub(crate) fn has_finalizer(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// Runs the initialiser.
     pub(crate) fn begin(&self, area: &Area) -> Result<WorkerState, String> {
         let Some(address) = self.begin.resolve() else { return Err("it has no code".into()) };

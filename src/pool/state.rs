@@ -12,19 +12,20 @@
 //! FREE -> READY -> CLAIMED(worker) -> DONE -> TAKEN -> FREE of the next generation
 //!           |          '-> READY (settlement: the worker died, calls are left)
 //!           |          '-> CONDEMNED -> TAKEN (its time is up; the worker is being killed)
-//!           '-> TAKEN (cancelled before a worker came)
+//!           '-> ENDING -> DONE (cancelled before a worker came)
 //! ```
 //!
 //! # Rules
-//! R1. FREE, TAKEN: the user's process owns the slot (its private free list says which thread).
+//! R1. FREE, TAKEN, ENDING: the user's process owns the slot (its private free list says which thread). ENDING
+//!     has not ended yet, for its handle: its outcome is being noted.
 //! R2. READY: nobody writes. CLAIMED: the named worker owns the output side, nobody writes the
 //!     input side. If that process is dead, its settler owns what it owned.
 //! R3. DONE: nobody writes. One thread of the user's process wins the swap to TAKEN and owns all.
 //! R4. The generation grows when a slot is freed, so a handle of an earlier task cannot take it.
-//! R5. WAITED_FOR is set while READY or CLAIMED by who is about to sleep on the low half. Whoever
+//! R5. WAITED_FOR is set while READY, CLAIMED or ENDING by who is about to sleep on the low half. Whoever
 //!     makes it DONE swaps the whole word and wakes the sleepers if the old word had the flag.
 //!
-//! R6. WATCHED is set while READY or CLAIMED by who wants somebody told through the supervisor. Whoever
+//! R6. WATCHED is set while READY, CLAIMED or ENDING by who wants somebody told through the supervisor. Whoever
 //!     makes it DONE rings the supervisor if the old word had the flag.
 //!
 //! R7. CONDEMNED: the task has ended, as its handle sees it (`results.rs` keeps the error), but its worker may
@@ -55,6 +56,7 @@ pub(crate) enum Phase {
     Done = 3,
     Taken = 4,
     Condemned = 5,
+    Ending = 6,
 }
 
 /// A decoded state word.
@@ -76,6 +78,7 @@ impl State {
             3 => Phase::Done,
             4 => Phase::Taken,
             5 => Phase::Condemned,
+            6 => Phase::Ending,
             _ => Phase::Free,
         };
         Self {
@@ -95,6 +98,12 @@ impl State {
             | u64::from(self.watched) << 9
             | u64::from(self.generation & 63) << 10
             | self.phase as u64
+    }
+
+    /// Whether the task has not ended.
+    #[inline]
+    pub(crate) fn is_pending(self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Claimed | Phase::Ending)
     }
 
     fn new(generation: u32, phase: Phase) -> Self {
@@ -212,8 +221,8 @@ impl StateWord {
         self.word.compare_exchange(done, taken, Acquire, Relaxed).is_ok()
     }
 
-    /// READY -> TAKEN for the task of `generation`: it will not run. A worker that finds the slot in
-    /// the queue later passes over it.
+    /// READY -> ENDING for the task of `generation`: it will not run, and the caller
+    /// [finishes](Self::finish) it. A worker that finds the slot in the queue later passes over it.
     #[must_use]
     pub(crate) fn try_cancel(&self, generation: u32) -> bool {
         let mut raw = self.word.load(Relaxed);
@@ -222,8 +231,8 @@ impl StateWord {
             if state.generation != generation || state.phase != Phase::Ready {
                 return false;
             }
-            let taken = State { phase: Phase::Taken, ..state };
-            match self.word.compare_exchange(raw, taken.to_raw(), Acquire, Relaxed) {
+            let ending = State { phase: Phase::Ending, ..state };
+            match self.word.compare_exchange(raw, ending.to_raw(), Acquire, Relaxed) {
                 Ok(_) => return true,
                 Err(now) => raw = now,
             }
@@ -237,9 +246,7 @@ impl StateWord {
         let mut raw = self.word.load(Acquire);
         loop {
             let state = State::from_raw(raw);
-            if state.generation != generation
-                || !matches!(state.phase, Phase::Ready | Phase::Claimed)
-            {
+            if state.generation != generation || !state.is_pending() {
                 return false;
             }
             let flagged = State { watched: true, ..state };
@@ -290,8 +297,7 @@ impl StateWord {
         let mut raw = self.word.load(Acquire);
         loop {
             let state = State::from_raw(raw);
-            let pending = matches!(state.phase, Phase::Ready | Phase::Claimed);
-            if state.generation != generation || !pending {
+            if state.generation != generation || !state.is_pending() {
                 return;
             }
             if state.waited_for {

@@ -9,7 +9,7 @@ use super::task::carry_input;
 use super::watched::Ticket;
 use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
-use crate::prim::Relaxed;
+use crate::prim::{Relaxed, SeqCst, fence};
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::fault;
@@ -96,8 +96,9 @@ where
     let place = slot.send();
     job.watch_limits(inner);
     // A close or a break that came while the slot was filled may have missed it.
+    fence(SeqCst);
     if inner.check_open().is_err() {
-        inner.end_task(place.index);
+        inner.end_task(place);
     }
     let context = job.context.clone();
     Ok(TaskHandle {
@@ -261,6 +262,7 @@ impl<R> TaskHandle<R> {
         if search(self.inner.search_ns, || self.is_finished()) {
             return true;
         }
+        self.inner.area.wake_past_searcher();
         while !self.is_finished() {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {

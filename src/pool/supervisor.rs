@@ -5,17 +5,18 @@
 
 use super::deadlines::Abort;
 use super::inner::{Inner, Place, lock};
+use super::leaving::Grace;
 use super::watch::Watch;
 use crate::error::Error;
 use crate::prim::Mutex;
 use crate::shm::Arena;
 use crate::shm::arena::is_forked_copy;
 use crate::sys;
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::sync::{Arc, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// The way to the supervisor of this process.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub(super) enum Request {
     /// End a pool's workers: at once, or after they had `grace` to leave by themselves.
     Remove {
         id: u64,
-        grace: Duration,
+        grace: Grace,
         done: mpsc::Sender<Result<(), Error>>,
     },
     /// End a task, queued or running; whether that came in time.
@@ -92,9 +93,21 @@ impl Inner {
         };
         let (done, answer) = mpsc::channel();
         mailbox.ask(Request::Abort(Abort { pool: self.id, place, done }));
+        if is_supervisor() {
+            return false;
+        }
         // If nobody answers, the pool has gone, and the task has ended with it.
         answer.recv().unwrap_or(false)
     }
+}
+
+thread_local! {
+    static IS_SUPERVISOR: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is a supervisor's own thread, in which wakers of the user's run: it cannot wait for itself.
+fn is_supervisor() -> bool {
+    IS_SUPERVISOR.with(Cell::get)
 }
 
 static RUNNING: Mutex<Weak<Supervisor>> = Mutex::new(Weak::new());
@@ -111,7 +124,10 @@ impl Supervisor {
         let thread = std::thread::Builder::new().name("procpool-supervisor".into());
         let theirs = mailbox.clone();
         let thread = thread
-            .spawn(move || Watch::new(arena, theirs).run())
+            .spawn(move || {
+                IS_SUPERVISOR.with(|is| is.set(true));
+                Watch::new(arena, theirs).run();
+            })
             .map_err(|error| Error::os("start the supervisor thread", error))?;
         let supervisor = Arc::new(Self { mailbox, thread: Some(thread) });
         *running = Arc::downgrade(&supervisor);
@@ -128,6 +144,16 @@ impl Supervisor {
             .unwrap_or_else(|_| Err(Error::broken("the supervisor thread has ended".into())))
     }
 
+    /// As [`Request::Resize`].
+    pub(super) fn resize(&self, pool: u64, workers: usize) -> Result<(), Error> {
+        if is_supervisor() {
+            return Err(Error::invalid("a waker cannot resize a pool".into()));
+        }
+        let (done, answer) = mpsc::channel();
+        self.ask(Request::Resize { pool, workers, done });
+        answer.recv().unwrap_or_else(|_| Err(Error::closed()))
+    }
+
     /// Starts the workers of a pool.
     pub(crate) fn add(&self, inner: Arc<Inner>) -> Result<(), Error> {
         // It has none yet.
@@ -138,10 +164,13 @@ impl Supervisor {
     }
 
     /// Ends the workers of a pool.
-    pub(crate) fn remove(&self, id: u64, grace: Duration) -> Result<(), Error> {
+    pub(super) fn remove(&self, id: u64, grace: Grace) -> Result<(), Error> {
         let (done, answer) = mpsc::channel();
         self.ask(Request::Remove { id, grace, done });
-        Self::wait_for(&answer)
+        match is_supervisor() {
+            true => Ok(()),
+            false => Self::wait_for(&answer),
+        }
     }
 }
 
@@ -152,7 +181,7 @@ impl Drop for Supervisor {
             return;
         }
         self.ask(Request::Quit);
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.take().filter(|_| !is_supervisor()) {
             let _ = thread.join();
         }
     }

@@ -18,6 +18,7 @@
 use super::deadlines::{Abort, Condemned, Seen};
 use super::events::event;
 use super::inner::{Inner, Place as TaskPlace, lock};
+use super::leaving::{DEATH_WITHIN, Grace, Leaving};
 use super::requeue::Pausing;
 use super::restarts::{Had, Restarts};
 use super::seat;
@@ -30,18 +31,19 @@ use crate::prim::Relaxed;
 use crate::process::Guardian;
 use crate::shm::{Arena, ParticipantId};
 use crate::sys;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Forks in a row that the system may refuse before a pool is given up: with growing pauses, half a
 /// second in all.
 const FORKS_MAX: u32 = 10;
 
-/// How long killed processes may take to be dead.
-const DEATH_WITHIN: Duration = Duration::from_secs(10);
+/// Requests that are posted before the answers are waited for. The guardian takes them when it is rung, and a
+/// socket holds only so many: 278 short ones, 13 of 8 kB.
+const PORTION: usize = 8;
 
 /// Guardians that may die while a pool is being built, or made larger, before that fails.
 const GUARDIANS_MAX: u32 = 4;
@@ -57,6 +59,9 @@ pub(super) struct Worker {
     pub(super) seen: Option<Seen>,
     /// Why this thread has killed it.
     pub(super) condemned: Option<Condemned>,
+    /// In the order of their entering; and since when it has been seen to have left its pool.
+    pub(super) serial: u64,
+    pub(super) left_at: Option<Instant>,
 }
 
 /// A seat of a pool, and a turn there.
@@ -69,23 +74,12 @@ pub(super) struct Place {
 pub(super) struct Watched {
     pub(super) inner: Arc<Inner>,
     restarts: Restarts,
-    leaving: Option<Leaving>,
-}
-
-struct Leaving {
-    /// If ever.
-    killed_at: Option<Instant>,
-    done: mpsc::Sender<Result<(), Error>>,
+    pub(super) leaving: Option<Leaving>,
 }
 
 impl Watched {
     fn is_staying(&self) -> bool {
         self.leaving.is_none() && !self.restarts.is_over()
-    }
-
-    fn is_to_be_killed(&self, now: Instant) -> bool {
-        let killed_at = self.leaving.as_ref().and_then(|leaving| leaving.killed_at);
-        killed_at.is_some_and(|killed_at| killed_at <= now)
     }
 }
 
@@ -104,6 +98,8 @@ pub(super) struct Watch {
     /// When to look again who is idle (`size.rs`).
     pub(super) shrink_at: Option<Instant>,
     pub(super) aborts: Vec<Abort>,
+    /// Workers entered so far.
+    pub(super) entered: u64,
     /// Batches to be queued again: when, and which pool's.
     pub(super) pausing: Vec<(Instant, u64, TaskPlace)>,
     quit: bool,
@@ -136,6 +132,7 @@ impl Watch {
             look_at: None,
             shrink_at: None,
             aborts: Vec::new(),
+            entered: 0,
             pausing: Vec::new(),
             quit: false,
         }
@@ -162,6 +159,7 @@ impl Watch {
             self.enforce_limits();
             self.follow_demand();
             self.end_leaving();
+            self.end_lingering();
             self.pools.iter().for_each(|pool| pool.inner.wake_watchers());
         }
     }
@@ -184,7 +182,6 @@ impl Watch {
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.mailbox.bell.as_fd()];
         fds.extend(self.workers.iter().map(|worker| worker.pidfd.as_fd()));
         fds.extend(self.guardian.as_ref().map(Guardian::pidfd));
-        let leaving = self.pools.iter().filter_map(|pool| pool.leaving.as_ref());
         let now = Instant::now();
         let paused = self.pools.iter().filter_map(|pool| pool.restarts.paused_until(now));
         let own = self
@@ -193,9 +190,9 @@ impl Watch {
             .chain(self.look_at)
             .chain(self.shrink_at)
             .chain(self.abort_at())
+            .chain(self.end_at())
             .chain(self.queue_at());
-        let deadline =
-            leaving.filter_map(|leaving| leaving.killed_at).chain(paused).chain(own).min();
+        let deadline = paused.chain(own).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| vec![false; fds.len()]);
         sys::fd::clear_event(&self.mailbox.bell);
@@ -217,7 +214,7 @@ impl Watch {
         self.pools.push(Watched { inner, restarts, leaving: None });
         let started = self.start_missing();
         if started.is_err() {
-            self.remove(id, Duration::ZERO, mpsc::channel().0);
+            self.remove(id, Grace::NONE, None);
         }
         started
     }
@@ -250,19 +247,18 @@ impl Watch {
     }
 
     fn try_fill_up(&mut self) -> Result<(), Error> {
-        let missing = self.missing();
-        if missing.is_empty() {
-            return Ok(());
+        for missing in self.missing().chunks(PORTION) {
+            if self.guardian.is_none() {
+                self.guardian = Some(Guardian::start(self.arena, &self.mailbox.bell)?);
+            }
+            let asked = self.ask_forks(missing)?;
+            self.ring();
+            self.enter_forked(asked)?;
         }
-        if self.guardian.is_none() {
-            self.guardian = Some(Guardian::start(self.arena, &self.mailbox.bell)?);
-        }
-        let asked = self.ask_forks(&missing)?;
-        self.ring();
-        self.enter_forked(asked)
+        Ok(())
     }
 
-    fn leaving(&self, worker: &Worker) -> u32 {
+    pub(super) fn leaving(&self, worker: &Worker) -> u32 {
         self.arena.participant(worker.id).ledger.leaving.load(Relaxed)
     }
 
@@ -309,8 +305,11 @@ impl Watch {
         }
         self.failed_forks = 0;
         for (id, _) in self.missing() {
-            let left = self.workers.iter().any(|worker| worker.pool == id);
-            if let (Some(watched), false) = (self.pool(id), left) {
+            let stays = |worker: &Worker| {
+                worker.pool == id && !matches!(self.leaving(worker), LEAVING | RETIRING)
+            };
+            let any_left = self.workers.iter().any(stays);
+            if let (Some(watched), false) = (self.pool(id), any_left) {
                 watched.restarts.give_up();
                 watched.inner.set_broken(format!("the pool is broken: no worker starts: {error}"));
             }
@@ -320,16 +319,20 @@ impl Watch {
     // Replacing -----------------------------------------------------------------------------
 
     /// Settles workers that have died and has them replaced.
-    fn replace(&mut self, dead: &[u32]) {
+    pub(super) fn replace(&mut self, dead: &[u32]) {
         let mut gone = Vec::new();
         for pid in dead {
             if let Some(at) = self.workers.iter().position(|worker| worker.pid == *pid) {
                 gone.push(self.workers.swap_remove(at));
             }
         }
-        if gone.is_empty() {
-            return;
+        let mut gone = gone.into_iter().peekable();
+        while gone.peek().is_some() {
+            self.replace_portion(gone.by_ref().take(PORTION).collect());
         }
+    }
+
+    fn replace_portion(&mut self, gone: Vec<Worker>) {
         // One round trip for everything: reap all, fork all.
         if let Some(guardian) = &self.guardian {
             for worker in &gone {
@@ -338,7 +341,10 @@ impl Watch {
             }
         }
         gone.iter().for_each(|worker| self.end_turn(worker));
-        let asked = self.ask_forks(&self.missing());
+        // Those that are not in this portion are missing when it has been settled, too.
+        let mut missing = self.missing();
+        missing.truncate(PORTION);
+        let asked = self.ask_forks(&missing);
         self.ring();
         for worker in gone {
             let answer = self.guardian.as_ref().map(Guardian::reaped);
@@ -357,13 +363,17 @@ impl Watch {
 
     /// Has the successor of a dead worker begin, if there may be one.
     fn end_turn(&mut self, worker: &Worker) {
-        let Worker { pool, id, place: Place { number, turn }, .. } = *worker;
+        let Worker { pool, id, place: Place { number, turn }, serial, .. } = *worker;
         let arena = self.arena;
+        let has_started =
+            |worker: &&Worker| arena.participant(worker.id).ledger.started.load(Relaxed) != 0;
+        let of_pool = self.workers.iter().filter(|worker| worker.pool == pool);
+        let started = of_pool.filter(has_started).map(|worker| worker.serial).max();
         let Some(watched) = self.pool(pool) else { return };
         watched.inner.area.seat(number).end(turn);
         if watched.leaving.is_none() {
             let had = if worker.condemned.is_some() { Had::EndedTasks } else { had(arena, id) };
-            watched.restarts.died(Instant::now(), had);
+            watched.restarts.died(Instant::now(), had, serial, started);
         }
     }
 
@@ -375,7 +385,7 @@ impl Watch {
         lock(&watched.inner.roster).retain(|entered| entered.id != worker.id);
         let busy_ns = arena.participant(worker.id).ledger.busy_ns.load(Relaxed);
         watched.inner.counters.busy_ns_of_gone.fetch_add(busy_ns, Relaxed);
-        let closing = watched.is_to_be_killed(now);
+        let closing = watched.leaving.as_ref().is_some_and(|leaving| leaving.has_killed(now));
         let condemned = worker.condemned.as_ref();
         let dead = Dead { id: worker.id, pid: worker.pid, exit, closing, condemned };
         let counted = watched.leaving.is_none();
@@ -451,7 +461,7 @@ impl Watch {
                 Request::Add { inner, done } => {
                     let _ = done.send(self.add(inner));
                 }
-                Request::Remove { id, grace, done } => self.remove(id, grace, done),
+                Request::Remove { id, grace, done } => self.remove(id, grace, Some(done)),
                 Request::Abort(abort) => self.aborts.push(abort),
                 Request::Resize { pool, workers, done } => {
                     let _ = done.send(self.resize(pool, workers));
@@ -459,62 +469,5 @@ impl Watch {
                 Request::Quit => self.quit = true,
             }
         }
-    }
-
-    fn remove(&mut self, id: u64, grace: Duration, done: mpsc::Sender<Result<(), Error>>) {
-        let killed_at = Instant::now().checked_add(grace);
-        match self.pool(id) {
-            Some(watched) if watched.inner.once.as_ref().is_some_and(|once| once.detached) => {
-                // It goes on, and is nobody's business any more.
-                self.workers.retain(|worker| worker.pool != id);
-                self.pools.retain(|pool| pool.inner.id != id);
-                let _ = done.send(Ok(()));
-            }
-            Some(watched) => {
-                watched.leaving = Some(Leaving { killed_at, done });
-                watched.inner.area.stop(watched.inner.seats_ever.load(Relaxed) as usize);
-            }
-            None => {
-                let _ = done.send(Ok(()));
-            }
-        }
-    }
-
-    /// Kills what has outstayed its grace, and reports pools that have no workers left.
-    fn end_leaving(&mut self) {
-        let now = Instant::now();
-        let overdue: HashSet<u64> = self
-            .pools
-            .iter()
-            .filter(|pool| pool.is_to_be_killed(now))
-            .map(|pool| pool.inner.id)
-            .collect();
-        let doomed = self.workers.iter().filter(|worker| overdue.contains(&worker.pool));
-        let doomed: Vec<(u32, BorrowedFd<'_>)> =
-            doomed.map(|worker| (worker.pid, worker.pidfd.as_fd())).collect();
-        for (_, pidfd) in &doomed {
-            let _ = sys::process::kill_pidfd(pidfd);
-        }
-        // Waited for right here: dropping a pool is done when it returns. Some may be stuck in the kernel.
-        let enough = Instant::now() + DEATH_WITHIN;
-        for (_, pidfd) in &doomed {
-            let left = enough.saturating_duration_since(Instant::now());
-            let _ = sys::fd::poll_one(*pidfd, Some(left));
-        }
-        let doomed: Vec<u32> = doomed.into_iter().map(|(pid, _)| pid).collect();
-        self.replace(&doomed);
-        let workers = &self.workers;
-        self.pools.retain_mut(|watched| {
-            let id = watched.inner.id;
-            if watched.leaving.is_none() || workers.iter().any(|worker| worker.pool == id) {
-                return true;
-            }
-            watched.inner.end_all_tasks();
-            watched.inner.wake_watchers();
-            if let Some(Leaving { done, .. }) = watched.leaving.take() {
-                let _ = done.send(Ok(()));
-            }
-            false
-        });
     }
 }

@@ -10,7 +10,6 @@
 //! whenever it has done something. The list is private to the user's process.
 
 use super::inner::{Inner, Place, lock};
-use super::state::Phase;
 use crate::error::TaskError;
 use crate::prim::{AtomicU64, Relaxed};
 use std::collections::HashMap;
@@ -37,18 +36,20 @@ impl Inner {
     #[inline]
     pub(super) fn has_ended(&self, place: Place) -> bool {
         let state = self.slot(place.index).state.load();
-        state.generation != place.generation
-            || !matches!(state.phase, Phase::Ready | Phase::Claimed)
+        state.generation != place.generation || !state.is_pending()
     }
 
     /// Has `waker` woken when a task ends; `false` if it has ended already.
     pub(super) fn watch(&self, place: Place, ticket: Ticket, waker: &Waker) -> bool {
         let key = (place.index, place.generation, ticket);
-        lock(&self.wakers).insert(key, waker.clone());
+        let waker = waker.clone();
+        let before = lock(&self.wakers).insert(key, waker);
+        // Not under the lock: it may lead to code of the user's.
+        drop(before);
         if self.slot(place.index).state.set_watched(place.generation) {
             return true;
         }
-        lock(&self.wakers).remove(&key);
+        self.unwatch(place, ticket);
         false
     }
 
@@ -89,8 +90,9 @@ impl Inner {
             wakers.extract_if(|key, _| ended(key)).map(|(_, waker)| waker).collect()
         };
         for waker in ended {
-            // It is code of the user's; the panic hook has reported what it does wrong.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            // It is code of the user's; the panic hook has reported what it does wrong. What a panic carries may
+            // panic once more when it is dropped.
+            catch_unwind(AssertUnwindSafe(|| waker.wake())).unwrap_or_else(std::mem::forget);
         }
     }
 }

@@ -143,8 +143,12 @@ fn attach_and_run(spec: &WorkerSpec, is_set_up: Result<(), String>) {
     } else {
         ledger.leaving.store(RETIRING, Relaxed);
     }
-    if let Some(startup) = startup {
+    if let Some(startup) = startup.as_ref().filter(|startup| startup.has_finalizer()) {
+        ledger.started.store(FINALIZING, Relaxed);
+        // The supervisor looks whether it ends (R3 of `leaving.rs`).
+        bell::ring();
         startup.end(state);
+        ledger.started.store(2, Relaxed);
     }
     // Leave as a program leaves: buffers flushed, exit handlers run.
     std::process::exit(if failed.get() { 101 } else { 0 });
@@ -198,6 +202,9 @@ struct Worker<'a> {
 pub(super) const ENDING: u32 = 1;
 pub(super) const LEAVING: u32 = 2;
 pub(super) const RETIRING: u32 = 3;
+
+/// Of `started`: its finaliser runs. (0: it has not started; 1: it has; 2: it has ended tasks, or all.)
+pub(super) const FINALIZING: u32 = 3;
 
 impl Worker<'_> {
     fn run(&mut self) {
@@ -319,7 +326,7 @@ impl Worker<'_> {
         self.looks.set(looks.wrapping_add(1));
         let ledger = self.ledger();
         let rings = self.area.rings_to_look_at(looks);
-        rings.iter().find_map(|priority| {
+        let claimed = rings.iter().find_map(|priority| {
             let ring = &self.area.rings[*priority];
             let claim = ring.claim(self.me.to_raw(), |position| {
                 ledger.cell.store(CellPlace { position, priority: *priority }.to_raw(), Relaxed);
@@ -328,7 +335,12 @@ impl Worker<'_> {
                 fault::point("worker.cell-written-down");
             });
             claim.map(|claim| (ring, claim))
-        })
+        });
+        if claimed.is_none() {
+            // Another was faster at what it has written down.
+            ledger.cell.store(0, Relaxed);
+        }
+        claimed
     }
 
     /// Steps 3 and 4 of the protocol.

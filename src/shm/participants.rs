@@ -202,6 +202,24 @@ impl Arena {
         self.withdraw(Reserved { id, generation })
     }
 
+    /// Makes a process one that nobody watches: its parent does not care for it any more.
+    pub(crate) fn disown(&self, id: ParticipantId) {
+        let entry = self.participant(id);
+        let mut raw = entry.word.load(Acquire);
+        // Before it is one, so that nobody overlooks it.
+        self.header().roots.fetch_add(1, AcqRel);
+        while Word::from_raw(raw).state == ALIVE
+            && Word::from_raw(raw).parent != ParticipantId::NOBODY
+        {
+            let disowned = Word { parent: ParticipantId::NOBODY, ..Word::from_raw(raw) };
+            match entry.word.compare_exchange(raw, disowned.to_raw(), AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(now) => raw = now,
+            }
+        }
+        self.header().roots.fetch_sub(1, AcqRel);
+    }
+
     /// Enters the calling process's start time, once: reading it costs more than all the rest of
     /// attaching, so a worker does it when it first has nothing to do.
     pub(crate) fn record_start_time(&self, id: ParticipantId) {
