@@ -322,30 +322,41 @@ impl Scenario for Pipes {
     }
 }
 
-fn walk_by_name(name: &str) -> Vec<&'static str> {
-    let expected = EXPECTED.iter().find(|(scenario, _)| *scenario == name);
-    let expected = expected.map_or(&[][..], |(_, prefixes)| prefixes);
-    match name {
-        "dicts" => walk::<Dicts>("stripe.", expected),
-        "lists" => walk::<Lists>("stripe.", expected),
-        "arrays" => walk::<Arrays>("stripe.", expected),
-        "queues" => walk::<Queues>("stripe.", expected),
-        "joinables" => walk::<Joinables>("stripe.", expected),
-        "pipes" => walk::<Pipes>("stripe.", expected),
-        other => panic!("no scenario {other}"),
+/// Calls a function for the type of a scenario.
+macro_rules! by_name {
+    ($name:expr, $function:ident($($argument:expr),*)) => {
+        match $name {
+            "dicts" => $function::<Dicts>($($argument),*),
+            "lists" => $function::<Lists>($($argument),*),
+            "arrays" => $function::<Arrays>($($argument),*),
+            "queues" => $function::<Queues>($($argument),*),
+            "joinables" => $function::<Joinables>($($argument),*),
+            "pipes" => $function::<Pipes>($($argument),*),
+            other => panic!("no scenario {other}"),
+        }
+    };
+}
+
+/// What a program does that walks through a scenario.
+fn walk_by_name(role: &str) {
+    if let Some(name) = role.strip_prefix(STORES) {
+        return println!("died: {}", by_name!(name, walk_stores()));
     }
+    let expected = EXPECTED.iter().find(|(scenario, _)| *scenario == role);
+    let expected = expected.map_or(&[][..], |(_, prefixes)| prefixes);
+    println!("reached: {}", by_name!(role, walk("stripe.", expected)).join(" "));
 }
 
 /// Not a test of its own: the program that the tests below run, once for each type.
 #[test]
 fn child_program() {
     let Some(role) = role() else { return };
-    let _dog = watchdog(300);
+    let _dog = watchdog(3000);
     match role.as_str() {
         "twice" => killed_twice(),
         "sorted" => sorted_while_others_die(),
         "counted" => counted_after_a_death(),
-        name => println!("reached: {}", walk_by_name(name).join(" ")),
+        name => walk_by_name(name),
     }
 }
 
@@ -362,6 +373,11 @@ const EXPECTED: &[(&str, &[&str])] = &[
 #[test]
 fn every_point_of_every_type_may_be_the_last_of_a_worker() {
     walk_all(EXPECTED);
+}
+
+#[test]
+fn every_store_of_every_type_may_be_the_last_of_a_worker() {
+    walk_all_stores(EXPECTED);
 }
 
 /// Kills a worker in the middle of a change, and then the one that is about to repair it, or to deal with

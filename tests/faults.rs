@@ -12,9 +12,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 use support::*;
 
-/// Work that passes every point of the task path: short and long results, failures, a context,
-/// sleeping and searching workers, a worker that ends by itself.
-fn work(pool: &Pool, round: u64) -> u32 {
+/// Tasks of all kinds: short and long results, failures, a context, sleeping and searching workers.
+fn mixed(pool: &Pool, round: u64) -> u32 {
     let mut lost = 0;
     let mut count = |error: &procpool::TaskError| {
         assert!(error.is_worker_lost() || error.is_panic(), "{error}");
@@ -73,6 +72,12 @@ fn work(pool: &Pool, round: u64) -> u32 {
             Err(error) => count(&error),
         }
     }
+    lost
+}
+
+/// Work that passes every point of the task path: also a worker that ends by itself.
+fn work(pool: &Pool, round: u64) -> u32 {
+    let lost = mixed(pool, round);
     // A worker that ends takes the guardian through reaping and forking.
     let ended = pool.submit(leave, ()).unwrap().join();
     let error: procpool::TaskError = ended.unwrap_err();
@@ -117,6 +122,8 @@ fn child_program() {
     match &*role {
         HARVEST => return harvest_behind_a_joiner(),
         STOPPED => return submit_past_a_stopped_worker(),
+        STORES => return die_before_each_store(),
+        SEARCHER => return submit_past_a_stopped_searcher(),
         _ => {}
     }
     let (point, skip) = role.split_once(' ').unwrap();
@@ -168,6 +175,8 @@ fn child_program() {
 
 const HARVEST: &str = "harvest";
 const STOPPED: &str = "stopped";
+const STORES: &str = "stores";
+const SEARCHER: &str = "searcher";
 
 /// A worker is stopped with a cell that it has claimed, until the ring is full behind it: who submits has it
 /// killed, which costs no task.
@@ -243,27 +252,122 @@ fn walk(point: &str, skip: u32, temporary: &std::path::Path) -> bool {
     fired
 }
 
+/// Walks the points of a pool, several programs at a time: they wait for deaths most of the time.
 #[test]
 fn every_point_may_be_the_last_of_a_process() {
     let _dog = watchdog(900);
-    let folder = tempfile::tempdir().unwrap();
     let only = std::env::var("PROCPOOL_FAULT_POINT").ok();
     // The points from the objects on are walked through by `sync_faults.rs`.
     let of_pools = fault::POINTS.iter().take_while(|point| !point.starts_with("objects."));
-    for point in of_pools.filter(|point| only.as_ref().is_none_or(|only| only == **point)) {
-        let mut fired = 0;
-        // Later passes of the output points are in batches of several calls.
-        let later: &[u32] = if point.contains("output") { &[20, 50] } else { &[] };
-        let mut passes = Vec::new();
-        for skip in [0, 1, 7, 99].iter().chain(later) {
-            let killed = walk(point, *skip, folder.path());
-            fired += u32::from(killed);
-            passes.extend(killed.then_some(skip + 1));
+    let points = of_pools.filter(|point| only.as_ref().is_none_or(|only| only == **point));
+    let left = std::sync::Mutex::new(points);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let folder = tempfile::tempdir().unwrap();
+                loop {
+                    let next = left.lock().unwrap().next();
+                    let Some(point) = next else { return };
+                    walk_point(point, folder.path());
+                }
+            });
         }
-        println!("{point}: killed at passes {passes:?}");
-        assert!(fired > 0, "{point} is never passed: the walk does not test it");
-        wait_until("the temporary directory is empty", || {
-            std::fs::read_dir(folder.path()).unwrap().count() == 0
-        });
+    });
+}
+
+fn walk_point(point: &str, folder: &std::path::Path) {
+    let mut fired = 0;
+    // Later passes of the output points are in batches of several calls.
+    let later: &[u32] = if point.contains("output") { &[20, 50] } else { &[] };
+    let mut passes = Vec::new();
+    for skip in [0, 1, 7, 99].iter().chain(later) {
+        let killed = walk(point, *skip, folder);
+        fired += u32::from(killed);
+        passes.extend(killed.then_some(skip + 1));
     }
+    println!("{point}: killed at passes {passes:?}");
+    assert!(fired > 0, "{point} is never passed: the walk does not test it");
+    wait_until("the temporary directory is empty", || {
+        std::fs::read_dir(folder).unwrap().count() == 0
+    });
+}
+
+/// A worker dies before each of its stores, one after the other, from the end of a call until it has run some
+/// more tasks, of all kinds. At most the call is lost that it runs then.
+fn die_before_each_store() {
+    // One, so that it is that one which does what follows.
+    let pool = Pool::builder().workers(1).name("faulty").build().unwrap();
+    work(&pool, 1);
+    wait_until("the pool is whole", || pool.check_invariants().is_ok());
+    let used = pool.stats().arena_used_bytes;
+    let every = std::env::var_os("PROCPOOL_EVERY_STORE").is_some();
+    let (mut stores, mut died) = (0, 0);
+    // As many as a worker makes in a round of everything, and more.
+    while stores < 3000 {
+        let dying = |stores: u64| {
+            fault::die_after(stores);
+            "its result".repeat(20)
+        };
+        let lost_before = pool.stats().workers_lost;
+        let mut lost = match pool.submit(dying, stores).unwrap().join() {
+            Ok(text) => u32::from(text != "its result".repeat(20)),
+            Err(error) => u32::from(error.is_worker_lost()),
+        };
+        for round in 0..20 {
+            if pool.stats().workers_lost > lost_before {
+                break;
+            }
+            lost += mixed(&pool, round);
+        }
+        assert!(lost <= 1, "before store {}: {lost} calls lost", stores + 1);
+        // Whoever has not died lives on.
+        drop(pool.broadcast(|(): ()| fault::die_after(u64::MAX), &()));
+        wait_until("the pool is whole", || pool.check_invariants().is_ok());
+        let now = pool.stats().arena_used_bytes;
+        assert_eq!(now, used, "before store {}: bytes in the arena", stores + 1);
+        died += pool.stats().workers_lost - lost_before;
+        stores += match (every, stores) {
+            (true, _) | (_, 0..50) => 1,
+            _ => 37,
+        };
+    }
+    println!("died: {died} times before store 1 to {stores}");
+    assert!(died > 100, "{died}");
+    pool.join().unwrap();
+}
+
+#[test]
+fn every_store_may_be_the_last_of_a_worker() {
+    let _dog = watchdog(3600);
+    let folder = tempfile::tempdir().unwrap();
+    let (status, text, errors) = run_to_end(&mut program_in_role(STORES, folder.path()));
+    assert!(status.success(), "{text}{errors}");
+    println!("{text}");
+}
+
+/// A worker is stopped while it searches: who waits for a task has another woken.
+fn submit_past_a_stopped_searcher() {
+    let pool = Pool::builder().workers(2).build().unwrap();
+    for n in 0..3 {
+        fault::arm_stop("worker.searching", 0).unwrap();
+        wait_until("a worker is stopped", || {
+            // It searches when it has run something.
+            let _ =
+                pool.submit(|n: u64| n, 0).unwrap().join_timeout(Duration::from_secs(20)).unwrap();
+            fault::fired().is_some()
+        });
+        let other = pool.submit(|n: u64| n, n).unwrap();
+        assert_eq!(other.join(), Ok(n));
+        for pid in children(guardian_of(std::process::id()).unwrap()) {
+            kill(pid, libc::SIGCONT);
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_is_stopped_while_it_searches_keeps_nobody_asleep() {
+    let _dog = watchdog(60);
+    let folder = tempfile::tempdir().unwrap();
+    let (status, text, errors) = run_to_end(&mut program_in_role(SEARCHER, folder.path()));
+    assert!(status.success(), "{text}{errors}");
 }

@@ -251,7 +251,7 @@ fn an_idle_worker_that_is_stopped_holds_up_no_shutdown() {
 }
 
 /// Runs a future when it is woken, in whichever thread that is; and owns it.
-struct Inline(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>, Event);
+struct Inline(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
 
 impl Wake for Inline {
     fn wake(self: Arc<Self>) {
@@ -279,7 +279,7 @@ fn a_future_may_own_its_pool() {
         drop(pool);
         said.set();
     };
-    Arc::new(Inline(Mutex::new(Some(Box::pin(future))), done.clone())).wake();
+    Arc::new(Inline(Mutex::new(Some(Box::pin(future))))).wake();
     assert!(done.wait_timeout(Duration::from_secs(30)));
     assert_eq!(other.submit(nap, 1).unwrap().join(), Ok(1), "the supervisor lives");
 }

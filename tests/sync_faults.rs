@@ -51,6 +51,7 @@ impl Scenario for Locks {
     }
     fn check(&self) {
         drop(whatever(self.0.lock()));
+        drop(whatever(self.1.lock()));
         assert!(self.0.try_lock().is_ok() && self.1.lock().is_ok_and(|guard| guard.depth() == 1));
     }
 }
@@ -317,29 +318,40 @@ impl Scenario for Travellers {
     fn check(&self) {}
 }
 
-fn walk_by_name(name: &str) -> Vec<&'static str> {
-    let expected = EXPECTED.iter().find(|(scenario, _)| *scenario == name);
-    let expected = expected.map_or(&[][..], |(_, prefixes)| prefixes);
-    match name {
-        "locks" => walk::<Locks>("objects.", expected),
-        "read-write" => walk::<ReadWrite>("objects.", expected),
-        "changes" => walk::<Changes>("objects.", expected),
-        "events" => walk::<Events>("objects.", expected),
-        "permits" => walk::<Permits>("objects.", expected),
-        "meetings" => walk::<Meetings>("objects.", expected),
-        "first" => walk::<First>("objects.", expected),
-        "values" => walk::<Values>("objects.", expected),
-        "travellers" => walk::<Travellers>("objects.", expected),
-        other => panic!("no scenario {other}"),
+/// Calls a function for the type of a scenario.
+macro_rules! by_name {
+    ($name:expr, $function:ident($($argument:expr),*)) => {
+        match $name {
+            "locks" => $function::<Locks>($($argument),*),
+            "read-write" => $function::<ReadWrite>($($argument),*),
+            "changes" => $function::<Changes>($($argument),*),
+            "events" => $function::<Events>($($argument),*),
+            "permits" => $function::<Permits>($($argument),*),
+            "meetings" => $function::<Meetings>($($argument),*),
+            "first" => $function::<First>($($argument),*),
+            "values" => $function::<Values>($($argument),*),
+            "travellers" => $function::<Travellers>($($argument),*),
+            other => panic!("no scenario {other}"),
+        }
+    };
+}
+
+/// What a program does that walks through a scenario.
+fn walk_by_name(role: &str) {
+    if let Some(name) = role.strip_prefix(STORES) {
+        return println!("died: {}", by_name!(name, walk_stores()));
     }
+    let expected = EXPECTED.iter().find(|(scenario, _)| *scenario == role);
+    let expected = expected.map_or(&[][..], |(_, prefixes)| prefixes);
+    println!("reached: {}", by_name!(role, walk("objects.", expected)).join(" "));
 }
 
 /// Not a test of its own: the program that the test below runs, once for each type.
 #[test]
 fn child_program() {
     let Some(role) = role() else { return };
-    let _dog = watchdog(300);
-    println!("reached: {}", walk_by_name(&role).join(" "));
+    let _dog = watchdog(3000);
+    walk_by_name(&role);
 }
 
 /// The points that each type must have been killed at.
@@ -358,4 +370,9 @@ const EXPECTED: &[(&str, &[&str])] = &[
 #[test]
 fn every_point_of_every_type_may_be_the_last_of_a_worker() {
     walk_all(EXPECTED);
+}
+
+#[test]
+fn every_store_of_every_type_may_be_the_last_of_a_worker() {
+    walk_all_stores(EXPECTED);
 }

@@ -104,7 +104,10 @@ impl Watch {
                 let both = leaving.finalizers_killed_at.into_iter().chain(finalizers_killed_at);
                 leaving.finalizers_killed_at = both.min();
                 leaving.done.extend(done);
-                watched.inner.area.stop(watched.inner.seats_ever.load(Relaxed) as usize);
+                // Those that are killed now do not begin to leave.
+                if !grace.leaving.is_zero() {
+                    watched.inner.area.stop(watched.inner.seats_ever.load(Relaxed) as usize);
+                }
             }
             None => {
                 done.map(|done| done.send(Ok(())));

@@ -3,17 +3,21 @@
 //!
 //! Orderings are imported by name; each use in the crate says which edge it belongs to.
 
+#[cfg(all(not(any(loom, shuttle)), any(debug_assertions, feature = "fault")))]
+pub(crate) mod countdown;
 #[cfg(shuttle)]
 pub(crate) mod model;
-#[cfg(shuttle)]
+#[cfg(any(shuttle, all(not(loom), any(debug_assertions, feature = "fault"))))]
 mod stepped;
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
-#[cfg(not(any(loom, shuttle)))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
-#[cfg(shuttle)]
-pub(crate) use {std::sync::atomic::fence, stepped::AtomicU32, stepped::AtomicU64};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::fence;
+#[cfg(not(any(loom, shuttle, debug_assertions, feature = "fault")))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(any(shuttle, all(not(loom), any(debug_assertions, feature = "fault"))))]
+pub(crate) use stepped::{AtomicU32, AtomicU64};
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
@@ -22,6 +26,23 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
 pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 pub(crate) use std::sync::atomic::compiler_fence;
+
+/// A word as the kernel's futex takes it.
+#[cfg(not(any(loom, shuttle)))]
+#[inline]
+pub(crate) fn for_kernel(word: &AtomicU32) -> &std::sync::atomic::AtomicU32 {
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    return word.as_std();
+    #[cfg(not(any(debug_assertions, feature = "fault")))]
+    word
+}
+
+/// Marks that something is about to be stored that others see, by other means than an atomic.
+#[inline]
+pub(crate) fn before_store() {
+    #[cfg(all(not(any(loom, shuttle)), any(debug_assertions, feature = "fault")))]
+    countdown::before_store();
+}
 
 /// Tells the processor (or loom's scheduler) that the caller is spinning.
 #[inline]

@@ -1,9 +1,13 @@
-//! The standard library's atomics, each of whose operations is a step of the model (`model.rs`).
+//! The standard library's atomics, each of whose operations is a step: of shuttle's model (`model.rs`), or, in
+//! builds with fault points, of a process that is to die at one of them (`countdown.rs`).
 //!
 //! They may lie in shared memory, which shuttle's own cannot. Shuttle knows one order of everything only,
 //! so the orderings are for loom to prove.
 
-use super::model::step;
+#[cfg(not(shuttle))]
+use super::countdown::{before_load, before_store};
+#[cfg(shuttle)]
+use super::model::{step as before_load, step as before_store};
 use std::sync::atomic::Ordering;
 
 macro_rules! stepped {
@@ -19,21 +23,25 @@ macro_rules! stepped {
                 Self(std::sync::atomic::$name::new(value))
             }
 
+            #[inline]
             pub(crate) fn load(&self, order: Ordering) -> $value {
-                step();
+                before_load();
                 self.0.load(order)
             }
 
+            #[inline]
             pub(crate) fn store(&self, value: $value, order: Ordering) {
-                step();
+                before_store();
                 self.0.store(value, order);
             }
 
+            #[inline]
             pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                step();
+                before_store();
                 self.0.swap(value, order)
             }
 
+            #[inline]
             pub(crate) fn compare_exchange(
                 &self,
                 current: $value,
@@ -41,7 +49,7 @@ macro_rules! stepped {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                step();
+                before_store();
                 self.0.compare_exchange(current, new, success, failure)
             }
 
@@ -75,6 +83,10 @@ macro_rules! stepped {
                 self.0.as_ptr()
             }
 
+            pub(crate) fn as_std(&self) -> &std::sync::atomic::$name {
+                &self.0
+            }
+
             /// The value, for the model itself: no step.
             pub(crate) fn peek(&self) -> $value {
                 self.0.load(Ordering::SeqCst)
@@ -92,7 +104,7 @@ macro_rules! stepped {
         #[allow(dead_code)] // As above.
         impl $name {
             $(pub(crate) fn $operation(&self, value: $value, order: Ordering) -> $value {
-                step();
+                before_store();
                 self.0.$operation(value, order)
             })*
         }

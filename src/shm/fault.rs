@@ -266,6 +266,16 @@ fn set(name: &str, skip: u32, then: Option<&str>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Has the calling process make so many more stores to words that others may see, and be killed before the next.
+/// With `u64::MAX` it lives.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn die_after(stores: u64) {
+    #[cfg(not(any(loom, shuttle)))]
+    crate::prim::countdown::set(stores, || crate::sys::process::kill_self());
+    #[cfg(any(loom, shuttle))]
+    let _ = stores;
+}
+
 /// Lets the calling process pass every point from now on: only others are killed.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn spare_this_process() {

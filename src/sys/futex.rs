@@ -6,6 +6,8 @@
 //! Under shuttle it is the same, except that sleepers may die, and that times out (`prim/model.rs`).
 
 use crate::prim::AtomicU32;
+#[cfg(not(any(loom, shuttle)))]
+use crate::prim::{before_store, for_kernel};
 use std::time::Duration;
 
 /// Why a wait returned.
@@ -26,7 +28,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -
         tv_nsec: i64::from(timeout.subsec_nanos()),
     });
     let waited = super::fail::attempt("futex")
-        .and_then(|()| futex::wait(word, Flags::empty(), expected, timespec.as_ref()));
+        .and_then(|()| futex::wait(for_kernel(word), Flags::empty(), expected, timespec.as_ref()));
     match waited {
         Err(rustix::io::Errno::TIMEDOUT) => Woken::TimedOut,
         _ => Woken::LookAgain,
@@ -36,8 +38,10 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -
 /// Wakes up to `count` sleepers of `word`.
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) fn wake(word: &AtomicU32, count: u32) {
+    before_store();
     // A wake-up can only fail for a bad address, and `word` is a live reference.
-    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), count);
+    let _ =
+        rustix::thread::futex::wake(for_kernel(word), rustix::thread::futex::Flags::empty(), count);
 }
 
 /// Wakes every sleeper of `word`.

@@ -113,6 +113,7 @@ impl RobustMutex {
     /// Unlocks a mutex that the calling thread holds.
     #[inline]
     pub(crate) fn unlock(&self) {
+        crate::prim::before_store();
         // SAFETY: the mutex is initialised; unlocking one that is not ours returns an error.
         unsafe { libc::pthread_mutex_unlock(self.raw.get()) };
     }

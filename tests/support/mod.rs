@@ -152,6 +152,8 @@ pub(crate) fn program_in_role(role: &str, temporary: &std::path::Path) -> Comman
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child_program", "--nocapture", "--test-threads=1"]);
     command.env(ROLE, role).env("TMPDIR", temporary).stdin(Stdio::null());
+    // Tasks panic on purpose, and the first backtrace of a process takes half a second.
+    command.env("RUST_BACKTRACE", "0");
     command
 }
 

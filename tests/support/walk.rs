@@ -36,8 +36,14 @@ pub(crate) fn run<S: Scenario>(pool: &Pool, object: &S) -> usize {
         // The result carries the object back.
         object
     };
-    let tasks: Vec<TaskHandle<S>> =
-        (0..WORKERS).map(|n| pool.submit(work, (object.clone(), n)).unwrap()).collect();
+    wait_for_all(
+        object,
+        (0..WORKERS).map(|n| pool.submit(work, (object.clone(), n)).unwrap()).collect(),
+    )
+}
+
+/// Waits for the workers; how many of them were lost.
+fn wait_for_all<S: Scenario>(object: &S, tasks: Vec<TaskHandle<S>>) -> usize {
     while tasks.iter().any(|task| !task.is_finished()) {
         object.nudge();
         std::thread::sleep(Duration::from_micros(500));
@@ -113,27 +119,8 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
             assert!(fired || lost == 0, "{point} {skip}: {lost} lost and nobody killed");
             // Between a worker's result and its next task it dies without costing a task.
             assert!(lost <= 1, "{point} {skip}: {lost} tasks lost with one worker");
-            wait_until("the dead one is settled", || pool.check_invariants().is_ok());
-            wait_until("the dead one is replaced", || {
-                let stats = pool.stats();
-                stats.workers_lost == killed + u64::from(fired)
-                    && stats.workers_started == WORKERS as u64 + stats.workers_lost
-            });
             killed += u64::from(fired);
-            object.check();
-            assert_eq!(run(&pool, &object), 0, "{point} {skip}");
-            object.check();
-            drop(object);
-            let after = || (fault::objects(), pool.stats().arena_used_bytes);
-            let limit = std::time::Instant::now() + Duration::from_secs(5);
-            while after() != before {
-                assert!(
-                    std::time::Instant::now() < limit,
-                    "{point} {skip}: objects, holdings and bytes were {before:?} and are {:?}",
-                    after()
-                );
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            check_after(&pool, object, killed, before, &format!("{point} {skip}"));
             if fired {
                 reached.push(point);
                 tries = 1;
@@ -154,28 +141,157 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
     reached
 }
 
+/// What must hold when `killed` workers have died: the object is as good as new, and nothing is left of it.
+fn check_after<S: Scenario>(
+    pool: &Pool,
+    object: S,
+    killed: u64,
+    before: ((usize, usize), u64),
+    what: &str,
+) {
+    wait_until("the dead one is settled", || pool.check_invariants().is_ok());
+    wait_until("the dead one is replaced", || {
+        let stats = pool.stats();
+        stats.workers_lost == killed && stats.workers_started == WORKERS as u64 + stats.workers_lost
+    });
+    object.check();
+    assert_eq!(run(pool, &object), 0, "{what}");
+    object.check();
+    drop(object);
+    let after = || (fault::objects(), pool.stats().arena_used_bytes);
+    let limit = std::time::Instant::now() + Duration::from_secs(5);
+    while after() != before {
+        assert!(
+            std::time::Instant::now() < limit,
+            "{what}: objects, holdings and bytes were {before:?} and are {:?}",
+            after()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The store to die before next. Without `PROCPOOL_EVERY_STORE` fewer and fewer, because all of them take long.
+fn next_store(stores: u64) -> u64 {
+    match std::env::var_os("PROCPOOL_EVERY_STORE") {
+        Some(_) => stores + 1,
+        None => stores + (stores / 7).max(5),
+    }
+}
+
+/// Has one worker die before each of its stores to words that others see, one after the other, until it gets
+/// through with its work; how many times it died.
+pub(crate) fn walk_stores<S: Scenario>() -> u64 {
+    let pool = Pool::builder().workers(WORKERS).name("walk").build().unwrap();
+    fault::spare_this_process();
+    Event::new().unwrap().wait_timeout(Duration::from_micros(1));
+    for _ in 0..20 {
+        let object = S::make();
+        assert_eq!(run(&pool, &object), 0);
+    }
+    let before = (fault::objects(), pool.stats().arena_used_bytes);
+    let mut killed = 0;
+    // Others are in its way now and then, and it makes more stores: not each run is as long.
+    let mut alive = 0;
+    for stores in std::iter::successors(Some(0), |stores| Some(next_store(*stores))) {
+        let object = S::make();
+        let lost = run_dying(&pool, &object, stores);
+        assert!(lost <= 1, "{stores}: {lost} tasks lost with one worker");
+        alive = if lost == 0 { alive + 1 } else { 0 };
+        wait_until("who was to die is dead", || pool.stats().workers_lost >= killed + lost as u64);
+        // It may have died behind its result.
+        killed = pool.stats().workers_lost;
+        check_after(&pool, object, killed, before, &format!("before store {}", stores + 1));
+        if alive == 3 {
+            break;
+        }
+    }
+    pool.join().unwrap();
+    killed
+}
+
+/// As [`run`]; the worker with number 0 makes so many stores.
+fn run_dying<S: Scenario>(pool: &Pool, object: &S, stores: u64) -> usize {
+    let work = |(object, number, stores): (S, usize, u64)| {
+        if number == 0 {
+            fault::die_after(stores);
+        }
+        S::work(object.clone(), number);
+        fault::die_after(u64::MAX);
+        object
+    };
+    let arguments = (0..WORKERS).map(|number| (object.clone(), number, stores));
+    wait_for_all(object, arguments.map(|one| pool.submit(work, one).unwrap()).collect())
+}
+
 /// Has every scenario walked in a program of its own, and checks that each was killed at all points
 /// that begin with one of its prefixes.
 pub(crate) fn walk_all(scenarios: &[(&str, &[&str])]) {
     let _dog = watchdog(900);
     let folder = tempfile::tempdir().unwrap();
     let only = std::env::var("PROCPOOL_FAULT_SCENARIO").ok();
-    for (scenario, prefixes) in scenarios {
-        if only.as_ref().is_some_and(|only| only != scenario) {
-            continue;
+    let left = std::sync::Mutex::new(scenarios.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                loop {
+                    let next = left.lock().unwrap().next();
+                    let Some((scenario, prefixes)) = next else { return };
+                    if only.as_ref().is_none_or(|only| only == scenario) {
+                        walk_one(scenario, prefixes, folder.path());
+                    }
+                }
+            });
         }
-        let (status, text, errors) = run_to_end(&mut program_in_role(scenario, folder.path()));
-        assert!(status.success(), "{scenario}: {text}{errors}");
-        for line in text.lines().filter(|line| line.contains("killed at passes")) {
-            println!("{scenario}: {line}");
-        }
-        let reached = text.split("reached: ").nth(1).unwrap_or_default();
-        let reached: Vec<&str> = reached.lines().next().unwrap_or_default().split(' ').collect();
-        let expected = fault::POINTS
-            .iter()
-            .filter(|point| prefixes.iter().any(|prefix| point.starts_with(prefix)));
-        for point in expected {
-            assert!(reached.contains(point), "{scenario} never dies at {point}: {reached:?}");
-        }
+    });
+}
+
+/// Programs that run at a time: they wait for deaths most of the time.
+const AT_A_TIME: usize = 4;
+
+fn walk_one(scenario: &str, prefixes: &[&str], folder: &std::path::Path) {
+    let (status, text, errors) = run_to_end(&mut program_in_role(scenario, folder));
+    assert!(status.success(), "{scenario}: {text}{errors}");
+    for line in text.lines().filter(|line| line.contains("killed at passes")) {
+        println!("{scenario}: {line}");
+    }
+    let reached = text.split("reached: ").nth(1).unwrap_or_default();
+    let reached: Vec<&str> = reached.lines().next().unwrap_or_default().split(' ').collect();
+    let expected = fault::POINTS
+        .iter()
+        .filter(|point| prefixes.iter().any(|prefix| point.starts_with(prefix)));
+    for point in expected {
+        assert!(reached.contains(point), "{scenario} never dies at {point}: {reached:?}");
     }
 }
+
+/// Has one worker of every scenario die before each of its stores, in a program of its own.
+pub(crate) fn walk_all_stores(scenarios: &[(&str, &[&str])]) {
+    let _dog = watchdog(3600);
+    let folder = tempfile::tempdir().unwrap();
+    let only = std::env::var("PROCPOOL_FAULT_SCENARIO").ok();
+    let left = std::sync::Mutex::new(scenarios.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                loop {
+                    let next = left.lock().unwrap().next();
+                    let Some((scenario, _)) = next else { return };
+                    if only.as_ref().is_some_and(|only| only != scenario) {
+                        continue;
+                    }
+                    let role = format!("{STORES}{scenario}");
+                    let (status, text, errors) =
+                        run_to_end(&mut program_in_role(&role, folder.path()));
+                    assert!(status.success(), "{scenario}: {text}{errors}");
+                    let died = text.split("died: ").nth(1).and_then(|rest| rest.lines().next());
+                    let died: u64 = died.unwrap().parse().unwrap();
+                    println!("{scenario}: died {died} times");
+                    assert!(died >= 5, "{scenario}: {died}");
+                }
+            });
+        }
+    });
+}
+
+/// Begins the role of a program that walks through stores.
+pub(crate) const STORES: &str = "stores of ";
