@@ -277,9 +277,11 @@ fn a_broadcast_changes_the_state_of_each_worker_but_the_lost_ones() {
     assert_eq!(outcomes[2].as_ref().unwrap_err().panic_message(), Some("with 7"));
     // Another state than there is, and none at all.
     let outcomes = pool.broadcast_state(|_: &mut String, n: u8| n, &1).unwrap();
-    assert!(outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|error| {
-        error.is_codec() && error.to_string().contains("Counter")
-    })));
+    assert!(outcomes.iter().all(|outcome| {
+        outcome
+            .as_ref()
+            .is_err_and(|error| error.is_codec() && error.to_string().contains("Counter"))
+    }));
     let outcomes = pool_of(2).broadcast_state(|_: &mut String, n: u8| n, &1).unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.as_ref().unwrap_err().is_codec()));
     pool.close();
