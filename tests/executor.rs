@@ -4,8 +4,8 @@
 mod support;
 
 use procpool::collections::List;
-use procpool::queue::{GetError, one_way};
-use procpool::sync::Event;
+use procpool::queue::{GetError, Queue, one_way};
+use procpool::sync::{Event, Semaphore};
 use procpool::{
     Pool, Process, Recycle, Shutdown, TaskHandle, TaskOptions, WorkerExit, WorkerState,
     as_completed, cpu_count, current_process, wait_all, wait_any,
@@ -478,6 +478,55 @@ fn guardian() {
         }
         assert_eq!(pool.submit(square, 4).unwrap().join(), Ok(16));
     }
+}
+
+/// `TestIgnoreEINTR`: a handler that runs meanwhile ends no wait.
+#[test]
+fn waits_go_on_after_a_signal() {
+    let _dog = watchdog(60);
+    type Waits = (Event, Queue<u32>, Semaphore);
+    extern "C" fn nothing(_: i32) {}
+    let wait = |(event, queue, handled): Waits| {
+        // SAFETY: the handler does nothing; without SA_RESTART, so that system calls are interrupted.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+        }
+        handled.release(1).unwrap();
+        assert!(event.wait_timeout(LONG));
+        handled.release(1).unwrap();
+        let got = queue.get().unwrap();
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let task = pool.submit(|event: Event| event.wait_timeout(LONG), event.clone()).unwrap();
+        event.clear();
+        handled.release(1).unwrap();
+        (got, task.join().unwrap())
+    };
+    let (event, queue) = (Event::new().unwrap(), Queue::new(1).unwrap());
+    let handled = Semaphore::new(0).unwrap();
+    let waits = (event.clone(), queue.clone(), handled.clone());
+    let process = Process::spawn(wait, waits).unwrap();
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap().flatten();
+    let disturb = || {
+        handled.acquire_timeout(LONG).expect("it comes so far").forget();
+        for _ in 0..50 {
+            for thread in threads() {
+                let thread = thread.file_name().to_str().unwrap().parse::<i32>().unwrap();
+                let pid = process.pid() as i32;
+                // SAFETY: sends a signal to a thread of a process that this test has started.
+                unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, libc::SIGUSR1) };
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    };
+    disturb();
+    event.set();
+    disturb();
+    queue.put(7).unwrap();
+    disturb();
+    event.set();
+    assert_eq!(process.join(), Ok((7, true)));
 }
 
 // A pool that its own tasks use ------------------------------------------------------------------
