@@ -375,7 +375,7 @@ fn context_managers_are_drop() {
     let _dog = watchdog(60);
     let handle = {
         let pool = Pool::builder().workers(1).name("scope").build().unwrap();
-        assert_eq!(workers_of(std::process::id(), "scope").len(), 1);
+        wait_until("it has its name", || workers_of(std::process::id(), "scope").len() == 1);
         pool.submit(sleep_ms, 100_000).unwrap()
     };
     assert!(workers_of(std::process::id(), "scope").is_empty());

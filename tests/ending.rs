@@ -353,7 +353,8 @@ fn workers_that_are_killed_in_their_initializer_are_replaced() {
         kill(begun.get(killed).unwrap().unwrap(), libc::SIGKILL);
     }
     assert_eq!(task.join(), Ok(7), "six had begun");
-    assert_eq!(pool.stats().workers_started, 6);
+    // The supervisor may not have entered the last one yet.
+    wait_until("six are counted", || pool.stats().workers_started == 6);
 }
 
 // Policies together ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ use procpool::queue::{GetError, Queue, one_way};
 use procpool::sync::{Event, Semaphore};
 use procpool::{
     Pool, Process, Recycle, Shutdown, TaskHandle, TaskOptions, WorkerExit, WorkerState,
-    as_completed, cpu_count, current_process, wait_all, wait_any,
+    active_children, as_completed, cpu_count, current_process, wait_all, wait_any,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -334,8 +334,8 @@ fn leave_a_static_pool() {
     static POOL: LazyLock<Pool> =
         LazyLock::new(|| Pool::builder().workers(2).name("left").build().unwrap());
     let tasks: Vec<_> = (0..6).map(|_| POOL.submit(sleep_ms, 100_000).unwrap()).collect();
-    let workers = workers_of(std::process::id(), "left");
-    let workers: Vec<String> = workers.into_iter().map(|pid| pid.to_string()).collect();
+    let workers = active_children().into_iter();
+    let workers: Vec<String> = workers.map(|child| child.pid.to_string()).collect();
     println!("workers {}", workers.join(" "));
     std::mem::forget(tasks);
 }
@@ -590,7 +590,7 @@ fn pinned() {
     }
     assert_eq!(cpu_count(), 1, "of {all}");
     let pool = Pool::new().unwrap();
-    assert_eq!((pool.workers(), workers_of(std::process::id(), "pool").len()), (1, 1));
+    assert_eq!((pool.workers(), active_children().len()), (1, 1));
     // So do its workers.
     let theirs = |_: ()| (cpu_count(), Pool::new().map_or(0, |pool| pool.workers()));
     assert_eq!(pool.submit(theirs, ()).unwrap().join(), Ok((1, 1)));

@@ -492,7 +492,7 @@ fn a_map_in_the_background_ends_with_its_pool_whatever_its_input_does() {
     for taken in [0, 1, 10] {
         let pool = builder("mid11", 2).build().unwrap();
         let (sender, input) = mpsc::channel::<u64>();
-        let map = pool.submit_map(|n: u64| n, input.into_iter()).unwrap();
+        let map = pool.submit_map(|n: u64| n, input).unwrap();
         (0..taken).for_each(|n| sender.send(n).unwrap());
         wait_until("they have ended", || pool.stats().tasks_queued == 0);
         drop(pool);

@@ -116,7 +116,7 @@ fn a_handle_moves_from_one_executor_to_another() {
         assert!(runtime.block_on(async { timeout(short, &mut task).await }).is_err());
     }
     let other = tokio_of(1);
-    let awaited = other.spawn(async move { task.await });
+    let awaited = other.spawn(task);
     let setter = runtime.spawn(async move {
         sleep(short).await;
         go.set();
