@@ -255,7 +255,8 @@ impl<'de> Deserialize<'de> for Odd {
 #[test]
 fn a_pool_can_be_shut_down_whatever_went_wrong_just_before() {
     let _dog = watchdog(60);
-    let kinds: [fn(&Pool) -> Option<TaskHandle<Odd>>; 6] = [
+    type Submit = fn(&Pool) -> Option<TaskHandle<Odd>>;
+    let kinds: [Submit; 6] = [
         // Arguments that cannot be encoded, cannot be decoded, and whose decoding ends the worker.
         |pool| pool.submit(|odd: Odd| odd, Odd { at: At::Encode, exits: false }).ok(),
         |pool| pool.submit(|odd: Odd| odd, Odd { at: At::Decode, exits: false }).ok(),
