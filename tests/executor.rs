@@ -496,11 +496,11 @@ fn waits_go_on_after_a_signal() {
         }
         handled.release(1).unwrap();
         assert!(event.wait_timeout(LONG));
+        event.clear();
         handled.release(1).unwrap();
         let got = queue.get().unwrap();
         let pool = Pool::builder().workers(1).build().unwrap();
         let task = pool.submit(|event: Event| event.wait_timeout(LONG), event.clone()).unwrap();
-        event.clear();
         handled.release(1).unwrap();
         (got, task.join().unwrap())
     };
