@@ -1,13 +1,13 @@
 //! A queue between processes: an object that goes through it, and two writers with a reader that is
-//! killed in the middle.
+//! terminated.
 //!
 //! `cargo run --release --example queue`
 //!
-//! A reader may be killed at any moment: the queue still works, and what the reader had not got yet is
-//! still there.
+//! A reader may be terminated at any moment, also while it holds what guards the queue (in the program that this one
+//! follows, the queue is of no use after that). What it had not got yet is still there.
 
 use procpool::queue::Queue;
-use procpool::{Error, Pool};
+use procpool::{Process, current_process};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ struct Fancy {
 
 impl Fancy {
     fn do_something(&self) {
-        println!("Doing something fancy for {}!", self.name);
+        println!("Doing something fancy in {} for {}!", current_process().name(), self.name);
     }
 }
 
@@ -28,7 +28,7 @@ fn receive(queue: Queue<Fancy>) -> Result<(), String> {
 }
 
 fn write((queue, urls): (Queue<String>, Vec<String>)) -> Result<(), String> {
-    println!("Process is writing {}...", urls.join(" "));
+    println!("Process {} is writing...", current_process().name());
     for url in urls {
         println!("Put {url} to queue");
         queue.put(url).map_err(|error| error.to_string())?;
@@ -37,37 +37,47 @@ fn write((queue, urls): (Queue<String>, Vec<String>)) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads `count` addresses, and then dies as if it had been killed.
-fn read_and_die((queue, count): (Queue<String>, usize)) {
-    for _ in 0..count {
-        if let Ok(url) = queue.get() {
-            println!("Get {url} from queue.");
-        }
+/// Reads for ever.
+fn read(queue: Queue<String>) {
+    println!("Process {} is reading...", current_process().name());
+    while let Ok(url) = queue.get() {
+        println!("Get {url} from queue.");
     }
-    std::process::abort();
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let pool = Pool::builder().workers(3).build()?;
-
     let fancy = Queue::new(1)?;
-    let receiver = pool.submit(receive, fancy.clone())?;
+    let receiver = Process::builder().name("Process-1").spawn(receive, fancy.clone())?;
     fancy.put(Fancy { name: "Frankie".into() })?;
     receiver.join()??;
 
     let urls = Queue::new(10)?;
-    let reader = pool.submit(read_and_die, (urls.clone(), 2))?;
-    let batches = [["url1", "url2", "url3"], ["url4", "url5", "url6"]];
-    let writers =
-        batches.map(|batch| pool.submit(write, (urls.clone(), batch.map(String::from).to_vec())));
-    for writer in writers.into_iter().collect::<Result<Vec<_>, Error>>()? {
+    let start = |name: &str, list: [&str; 3]| {
+        let list = list.map(String::from).to_vec();
+        Process::builder().name(name).spawn(write, (urls.clone(), list))
+    };
+    let writers = [
+        start("writer-1", ["url1", "url2", "url3"])?,
+        start("writer-2", ["url4", "url5", "url6"])?,
+    ];
+    let reader = Process::builder().name("reader").spawn(read, urls.clone())?;
+    for writer in writers {
         writer.join()??;
     }
-    println!("reader lost: {}", reader.join().is_err());
+    // It reads for ever: it has to be ended, whatever it does just then.
+    reader.terminate();
+    let ended = reader.join();
+    println!(
+        "reader: {}",
+        ended.err().and_then(|error| error.worker_exit()).ok_or("it has ended")?
+    );
+
     let mut left = Vec::new();
     while let Ok(url) = urls.try_get() {
         left.push(url);
     }
     println!("still there: {}", left.len());
+    urls.put("url7".into())?;
+    println!("put and got: {}", urls.get()?);
     Ok(())
 }

@@ -1,17 +1,144 @@
 //! Counterparts of what CPython's own tests ask of `Pool`, `AsyncResult`, `Executor`, `Future` and `Process`.
 //!
-//! Where another file asks the same more thoroughly, it is named here and not repeated:
+//! The lists below have every case of CPython 3.13 that concerns these. A name without a file is a test in this
+//! file; where another file asks the same more thoroughly, it is named and not repeated here.
 //!
-//! | CPython's case | is asked in |
+//! # `test/_test_multiprocessing.py`
+//!
+//! | `_TestPool` | here |
 //! |---|---|
-//! | imap, imap_unordered: laziness, errors in the function and the input, dropping | `stream.rs` |
-//! | callbacks, cancelling, wait, as_completed | `handles.rs` |
-//! | initializer, a failing one, its arguments | `startup.rs` |
-//! | maxtasksperchild, worker lifetimes, reuse | `recycle.rs` |
-//! | terminate, shutdown with and without cancelling, interrupted | `shutdown.rs` |
-//! | workers that die or exit, results that cannot be decoded, the parent that dies | `crash_matrix.rs`, `crash.rs` |
-//! | process: exit codes, terminate, kill, daemons, streams, names, parents, children | `process.rs` |
-//! | descriptors, memory, many tasks, saturation | `resources.rs`, `stress.rs` |
+//! | test_apply | apply_gives_the_value |
+//! | test_map, test_map_chunksize | map_keeps_the_order_for_every_batch_size_and_length |
+//! | test_map_async, test_starmap_async | `stream` a_map_in_the_background_ends_with_its_results_or_not_at_all |
+//! | test_map_async_callbacks | callbacks_come_once_whether_the_task_succeeds_fails_was_cancelled_or_is_done_already; a map's handle has none: it is waited for |
+//! | test_starmap | starmap_is_a_map_of_tuples |
+//! | test_map_unplicklable, test_unpickleable_result | `pool` what_cannot_cross_is_the_failure_of_that_call_only |
+//! | test_map_handle_iterable_exception | `middle` an_input_that_panics_at_any_place_leaves_the_pool_usable |
+//! | test_imap_handle_iterable_exception, test_imap_unordered_handle_iterable_exception | `executor` outcomes_before_a_bad_input_are_given_out |
+//! | test_async, test_async_timeout | getting_with_a_time_limit_waits_so_long_and_can_be_repeated |
+//! | test_imap | `stream` outcomes_come_in_order_for_any_length_and_batch |
+//! | test_imap_unordered | `stream` unordered_outcomes_come_each_once_and_the_quick_before_the_slow |
+//! | test_make_pool | sizes_that_make_no_sense_are_refused_by_name |
+//! | test_terminate | `shutdown` tasks_are_asked_to_end_and_then_killed |
+//! | test_empty_iterable | an_empty_input_gives_an_empty_result_at_once |
+//! | test_context, test_enter | context_managers_are_drop |
+//! | test_traceback, test_wrapped_exception | the_place_of_a_panic_is_told |
+//! | test_map_no_failfast | `executor` a_map_that_has_failed_does_not_wait_for_the_rest_but_map_each_does: differs on purpose |
+//! | test_release_task_refs | `executor` what_an_argument_holds_is_let_go_when_its_task_has_ended |
+//! | test_resource_warning | does not apply: there is no warning for a pool that nobody has closed; it is closed by `drop` |
+//!
+//! | `_TestPoolWorkerErrors`, `_TestPoolWorkerLifetime`, `TestInitializers`, `TestPoolNotLeakOnFailure`, `MiscTestCase` | here |
+//! |---|---|
+//! | test_async_error_callback | callbacks_come_once_whether_the_task_succeeds_fails_was_cancelled_or_is_done_already |
+//! | test_pool_worker_lifetime | `recycle` no_worker_runs_more_calls_than_it_may, single_tasks_count_too_and_an_idle_worker_goes_at_once |
+//! | test_pool_worker_lifetime_early_close | `executor` a_pool_that_is_closed_while_its_workers_turn_over_does_all_it_has_accepted |
+//! | test_pool_maxtasksperchild_invalid | `recycle` bad_policies_are_refused |
+//! | test_worker_finalization_via_atexit_handler_of_multiprocessing | `startup` a_finaliser_runs_when_a_worker_leaves_by_itself; `ending` |
+//! | test_pool_initializer, test_manager_initializer | `startup` an_initialiser_that_fails_breaks_the_pool_after_a_bounded_number_of_tries (a manager has no process here) |
+//! | test_release_unused_processes | `sys_failures` every_system_call_may_fail; `low_limits` twenty_processes |
+//! | test_large_pool | `deadlines` outcomes_of_late_tasks_come_in_time_while_64_workers_are_busy |
+//! | test__all__, test_spawn_sys_executable_none_allows_import | do not apply: names of Python modules, the path of the interpreter |
+//!
+//! | `_TestProcess` | here |
+//! |---|---|
+//! | test_current, test_process | `process` processes_know_each_other, a_process_has_its_name_environment_directory_and_limits |
+//! | test_set_executable | does not apply: a process is of the same program |
+//! | test_args_argument | values_of_all_shapes_cross |
+//! | test_daemon_argument | `process` a_child_ends_with_its_parent_unless_it_is_detached |
+//! | test_parent_process_attributes, test_parent_process | `process` processes_know_each_other, a_child_ends_with_its_parent_unless_it_is_detached |
+//! | test_process_mainthread_native_id | does not apply: a task runs in a thread of its own, never in the main thread |
+//! | test_terminate, test_kill | `process` a_process_can_be_waited_for_in_vain_terminated_and_killed |
+//! | test_cpu_count | `executor` a_program_that_is_kept_to_one_core_gets_one_worker |
+//! | test_active_children | `process` processes_know_each_other |
+//! | test_recursion | `executor` processes_start_processes_as_a_tree |
+//! | test_sentinel | `process` a_process_can_be_waited_for_in_vain_terminated_and_killed: there is no descriptor to wait for, `join_timeout` waits |
+//! | test_close | `process` a_dropped_process_is_gone |
+//! | test_many_processes | `executor` many_processes_are_terminated_and_killed_at_once; `process` many_processes_run_at_once_with_the_same_descriptors |
+//! | test_lose_target_ref | `executor` what_an_argument_holds_is_let_go_when_its_task_has_ended |
+//! | test_child_fd_inflation | `process` many_processes_run_at_once_with_the_same_descriptors |
+//! | test_wait_for_threads | `executor` a_process_ends_with_its_function_though_a_thread_goes_on: differs on purpose |
+//! | test_error_on_stdio_flush_1, test_error_on_stdio_flush_2 | `executor` a_process_whose_output_cannot_be_written_ends_with_its_value |
+//! | test_forkserver_sigint, test_forkserver_sigkill | `executor` a_signal_for_the_guardian_alone_hurts_nobody_for_long; `process` the_guardian_dies_and_a_detached_process_does_not; `guardian` |
+//!
+//! | `_TestSubclassingProcess`, `TestStdinBadfiledescriptor`, `TestNoForkBomb`, `TestCloseFds`, `TestIgnoreEINTR`, `TestTimeouts`, `TestStartMethod`, `TestFlags` | here |
+//! |---|---|
+//! | test_subclassing | does not apply: a process runs a function |
+//! | test_stderr_flush, test_flushing | `process` streams_lead_where_they_are_told_to |
+//! | test_sys_exit | `process` a_process_ends_with_its_value_or_with_what_ended_it |
+//! | test_queue_in_process, test_pool_in_process | tasks_may_use_pools_processes_and_threads_of_their_own |
+//! | test_noforkbomb | `pool` pools_that_make_pools_for_ever_end_with_an_error, workers_look_like_a_program_after_main_began |
+//! | test_closefd | `resources` no_descriptor_of_ours_reaches_the_users_own_children; `process` many_processes_run_at_once_with_the_same_descriptors |
+//! | test_ignore, test_ignore_listener | `executor` waits_go_on_after_a_signal |
+//! | test_timeout | does not apply: sockets have no part in it |
+//! | test_context, test_context_check_module_types, test_set_get, test_get_all, test_preload_resources, test_mixed_startmethod, test_nested_startmethod, test_flags | do not apply: there is one way to start a process (`init` has what preloading is for) |
+//!
+//! # `test/test_concurrent_futures`
+//!
+//! | `FutureTests` | here |
+//! |---|---|
+//! | test_done_callback_with_result, _with_exception, _with_cancel, _already_successful, _already_failed, _already_cancelled | callbacks_come_once_whether_the_task_succeeds_fails_was_cancelled_or_is_done_already |
+//! | test_done_callback_raises, _raises_already_succeeded | `handles` callbacks_are_called_once_and_one_that_panics_disturbs_nobody |
+//! | test_repr | handles_say_what_they_are |
+//! | test_cancel, test_cancelled, test_done | the_truth_table_of_cancelling |
+//! | test_running | `executor` a_task_is_seen_queued_running_and_done |
+//! | test_result_with_timeout, test_exception_with_timeout | getting_with_a_time_limit_waits_so_long_and_can_be_repeated |
+//! | test_result_with_success, test_exception_with_success, test_result_with_cancel | `executor` what_one_thread_waits_for_another_one_cancels_or_aborts |
+//! | test_multiple_set_result, test_multiple_set_exception | do not apply: users set no results |
+//!
+//! | `WaitTests`, `AsCompletedTests` | here |
+//! |---|---|
+//! | test_20369, test_duplicate_futures | do not apply: a handle is owned, and cannot be given twice |
+//! | test_first_completed, test_first_completed_some_already_completed, test_all_completed, test_timeout | waiting_for_the_first_for_all_and_in_vain |
+//! | test_first_exception, _some_already_complete, _one_already_failed | `executor` the_first_failure_is_found_while_others_still_run (there is no such wait); a_failure_ends_a_wait_like_a_value |
+//! | test_pending_calls_race | `executor` what_one_thread_waits_for_another_one_cancels_or_aborts |
+//! | test_no_timeout, test_future_times_out | as_completed_gives_what_was_done_before_each_once_and_none_at_the_end |
+//! | test_free_reference_yielded_future | does not apply: an outcome that was taken is moved out |
+//! | test_correct_timeout_exception_msg | as_completed_gives_what_was_done_before_each_once_and_none_at_the_end: `left` says how many are not done |
+//!
+//! | `ExecutorTest`, `ProcessPoolExecutorTest`, `ThreadPoolExecutorTest` | here |
+//! |---|---|
+//! | test_submit, test_submit_keyword | apply_gives_the_value (keywords do not apply) |
+//! | test_map, test_map_chunksize | map_keeps_the_order_for_every_batch_size_and_length |
+//! | test_map_exception | an_error_in_the_middle_of_a_map_is_the_first_in_input_order |
+//! | test_map_timeout | does not apply: a map has no limit as a whole; `deadlines` each_call_of_a_map_has_the_limit_for_itself |
+//! | test_map_submits_without_iteration | does not apply to `imap`, which is lazy (`stream` no_more_inputs_are_taken_than_the_window_allows); `submit_map` goes on by itself |
+//! | test_shutdown_race_issue12456 | `shutdown` dropping_and_shutting_down_do_not_wait_for_stopped_or_deaf_workers; pending_calls_of_a_dropped_pool_do_not_hang |
+//! | test_no_stale_references, test_free_reference, test_ressources_gced_in_workers | `executor` what_an_argument_holds_is_let_go_when_its_task_has_ended |
+//! | test_max_workers_negative, test_max_workers_too_large | sizes_that_make_no_sense_are_refused_by_name |
+//! | test_default_workers | `executor` a_program_that_is_kept_to_one_core_gets_one_worker |
+//! | test_killed_child | a_worker_that_dies_breaks_nothing_but_its_call; `crash_matrix` row_14 |
+//! | test_traceback | the_place_of_a_panic_is_told |
+//! | test_saturation | more_tasks_than_places_wait_for_one |
+//! | test_idle_process_reuse_one, test_idle_process_reuse_multiple, test_idle_thread_reuse | idle_workers_are_used_again; growing on demand: `shutdown` idle_workers_leave_and_come_back_when_tasks_wait |
+//! | test_max_tasks_per_child | `recycle` the_successor_is_there_before_the_one_that_it_replaces_has_gone |
+//! | test_max_tasks_early_shutdown | `executor` a_pool_that_is_closed_while_its_workers_turn_over_does_all_it_has_accepted |
+//! | test_max_tasks_per_child_defaults_to_spawn_context, test_hang_global_shutdown_lock | do not apply: start methods, locks of the interpreter |
+//! | test_python_finalization_error | `sys_failures` every_system_call_may_fail: a thread or process that cannot be started |
+//! | test_executor_map_current_future_cancel | `middle` dropping_an_iterator_in_the_middle_of_a_batch_leaves_the_rest_of_it |
+//!
+//! | `ExecutorShutdownTest`, `ProcessPoolShutdownTest` | here |
+//! |---|---|
+//! | test_run_after_shutdown | a_pool_that_was_closed_refuses_everything |
+//! | test_interpreter_shutdown, test_submit_after_interpreter_shutdown | `executor` a_program_ends_with_a_static_pool_and_tasks_in_its_queue: differs on purpose |
+//! | test_hang_issue12364 | a_shutdown_waits_for_what_was_accepted_and_results_stay |
+//! | test_cancel_futures | `shutdown` what_runs_goes_on_and_what_is_queued_does_not |
+//! | test_hang_gh83386, test_shutdown_no_wait, test_cancel_futures_wait_false | do not apply: a shutdown waits; `close` and `drop` are what there is beside it |
+//! | test_hang_gh94440 | `executor` a_shutdown_right_after_a_cancelled_task_ends |
+//! | test_processes_terminate, test_context_manager_shutdown, test_del_shutdown | context_managers_are_drop; pending_calls_of_a_dropped_pool_do_not_hang |
+//! | test_threads_terminate, test_thread_names_assigned, test_thread_names_default | a_task_knows_its_worker (names of processes) |
+//!
+//! | `ExecutorDeadlockTest` | here |
+//! |---|---|
+//! | test_error_at_task_pickle, and nine more of {error, exit, crash} at {unpickling, the call, pickling} | `crash_matrix` the_fifteen_cells_have_definite_outcomes; `executor` a_pool_can_be_shut_down_whatever_went_wrong_just_before |
+//! | test_error_during_result_unpickle_in_result_handler, test_exit_during_result_unpickle_in_result_handler | `crash_matrix` row_06, the_fifteen_cells_have_definite_outcomes |
+//! | test_shutdown_deadlock, test_shutdown_deadlock_pickle | `executor` a_pool_can_be_shut_down_whatever_went_wrong_just_before; `ending` a_shutdown_ends_in_each_mode_while_workers_are_killed |
+//! | test_crash_big_data | `executor` a_worker_dies_while_large_values_are_on_their_way |
+//! | test_gh105829_should_not_deadlock_if_wakeup_pipe_full | `stress` every_handle_is_resolved_while_workers_are_killed_at_random; no pipe carries wake-ups |
+//!
+//! | `InitializerMixin`, `FailingInitializerMixin`, `FailingInitializerResourcesTest` | here |
+//! |---|---|
+//! | test_initializer | `startup` each_worker_has_a_state_of_its_own_that_tasks_change, an_initialiser_that_fails_breaks_the_pool_after_a_bounded_number_of_tries |
+//! | test_spawn, test_forkserver | `crash`, `resources`: nothing is left of a pool that failed |
 
 mod support;
 
@@ -248,7 +375,7 @@ fn context_managers_are_drop() {
     let _dog = watchdog(60);
     let handle = {
         let pool = Pool::builder().workers(1).name("scope").build().unwrap();
-        assert_eq!(workers_of(std::process::id(), "scope").len(), 1);
+        wait_until("it has its name", || workers_of(std::process::id(), "scope").len() == 1);
         pool.submit(sleep_ms, 100_000).unwrap()
     };
     assert!(workers_of(std::process::id(), "scope").is_empty());

@@ -198,19 +198,25 @@ fn row_10_a_waiter_of_a_condition_is_killed_and_then_notified() {
     };
     for _ in 0..5 {
         let waiter = there(wait, (lock.clone(), condition.clone()));
+        // It said so with the lock held: only now it waits.
+        wait_until("it waits", || condition.waiting() == 1);
         let killed = Instant::now();
         waiter.kill();
         condition.notify_one();
         condition.notify_all();
         saw("value", killed, "notify returns");
         assert!(waiter.join().is_err());
+        assert_eq!(condition.waiting(), 0, "the dead one does not wait any more");
     }
-    let waiter = there(wait, (lock.clone(), condition.clone()));
-    wait_until("the living one is notified", || {
-        condition.notify_all();
-        !waiter.is_alive()
-    });
-    waiter.join().unwrap();
+    // A dead one before it in the queue takes nothing from a living one.
+    let dead = there(wait, (lock.clone(), condition.clone()));
+    wait_until("it waits", || condition.waiting() == 1);
+    let living = there(wait, (lock.clone(), condition.clone()));
+    wait_until("both wait", || condition.waiting() == 2);
+    dead.kill();
+    assert!(dead.join().is_err());
+    assert!(condition.notify_one(), "to the living one");
+    living.join().unwrap();
 }
 
 #[test]

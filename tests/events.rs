@@ -2,7 +2,7 @@
 
 mod support;
 
-use procpool::{Pool, TaskOptions};
+use procpool::{Pool, Recycle, TaskOptions};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,6 +71,67 @@ fn starts_ends_retries_limits_and_settlements_are_told() {
         &["worker settled", "told"],
     ] {
         wait_until(&format!("{words:?} is told"), || has(words));
+    }
+}
+
+#[test]
+fn recycling_and_retiring_are_told_for_what_they_are() {
+    succeeds("recycling");
+}
+
+/// In a program of its own: a subscriber is for the whole program.
+fn recycling() {
+    let heard = Heard::default();
+    tracing::subscriber::set_global_default(heard.clone()).unwrap();
+    let pool = Pool::builder().workers(2).name("again").recycle(Recycle::after_tasks(3));
+    let pool = pool.build().unwrap();
+    assert_eq!(pool.map(|n: u64| n, 0..20).unwrap().len(), 20);
+    wait_until("they have left", || pool.stats().workers_recycled >= 5);
+    pool.resize(1).unwrap();
+    wait_until("one has left", || pool.stats().workers_retired >= 1);
+    for why in ["recycled", "retired"] {
+        wait_until(why, || {
+            let heard = heard.0.lock().unwrap();
+            let words = ["worker ended", "again", "exit code 0", why];
+            heard.iter().any(|text| words.iter().all(|word| text.contains(word)))
+        });
+    }
+    let heard = heard.0.lock().unwrap();
+    let lost = heard.iter().find(|text| text.contains("worker ended") && text.contains("lost"));
+    assert_eq!(lost, None);
+}
+
+/// With its standard error in a file or a pipe, as here, a bar writes nothing at all.
+#[test]
+fn a_bar_is_quiet_where_there_is_no_terminal() {
+    let _dog = watchdog(60);
+    let folder = tempfile::tempdir().unwrap();
+    let (status, said, errors) = run_to_end(&mut program_in_role("bar", folder.path()));
+    assert!(status.success(), "{said}{errors}");
+    assert_eq!(errors, "");
+    assert!(
+        said.contains("sum 9900") && !said.contains('\r') && !said.contains('\u{1b}'),
+        "{said}"
+    );
+}
+
+fn bar() {
+    let pool = pool_of(2);
+    let slow = |n: u64| {
+        std::thread::sleep(Duration::from_millis(3));
+        n * 2
+    };
+    let sum: u64 = pool.imap(slow, 0..100).unwrap().progress().map(Result::unwrap).sum();
+    println!("sum {sum}");
+}
+
+#[test]
+fn child_program() {
+    match role().as_deref() {
+        Some("recycling") => recycling(),
+        Some("bar") => bar(),
+        Some(other) => panic!("no role {other}"),
+        None => {}
     }
 }
 

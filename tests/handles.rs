@@ -218,7 +218,7 @@ fn waiting_for_any_and_for_all() {
     assert_eq!(wait_any(&tasks, Duration::from_secs(10)), Some(1));
     let start = Instant::now();
     assert!(!wait_all(&tasks, Duration::from_millis(30)));
-    assert!((25..150).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(30), "{:?}", start.elapsed());
     assert!(wait_all(&tasks, Duration::MAX));
     assert_eq!(tasks.map(|task| task.join().unwrap()), [400, 5, 200]);
     let none: [TaskHandle<u64>; 0] = [];

@@ -5,7 +5,7 @@ mod support;
 use procpool::collections::List;
 use procpool::sync::Event;
 use procpool::{Pool, PoolBuilder, Shutdown, TaskOptions, worker};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use support::*;
 
@@ -375,13 +375,18 @@ fn a_broadcast_counts_as_a_call_of_a_worker_that_is_recycled() {
     let name = "shrec";
     for calls in [1, 2, 3] {
         let pool = builder(name, 2).recycle(procpool::Recycle::after_tasks(calls)).build().unwrap();
+        let mut ran: HashMap<u32, u64> = HashMap::new();
         for round in 0..40u64 {
             let pids = pool.broadcast(|_: u64| (worker::number(), std::process::id()), &round);
             let seen: Vec<_> = pids.unwrap().into_iter().map(Result::unwrap).collect();
             assert_eq!((seen[0].0, seen[1].0), (Some(0), Some(1)));
             assert_ne!(seen[0].1, seen[1].1);
-            assert_eq!(pool.map(|n: u64| n, 0..round % 3).unwrap().len() as u64, round % 3);
+            let others = pool.map(|_: u64| std::process::id(), 0..round % 3).unwrap();
+            assert_eq!(others.len() as u64, round % 3);
+            let pids = seen.into_iter().map(|(_, pid)| pid).chain(others);
+            pids.for_each(|pid| *ran.entry(pid).or_default() += 1);
         }
+        assert!(ran.values().all(|ran| *ran <= calls), "at most {calls}: {ran:?}");
         assert!(pool.stats().workers_recycled >= 80 / calls - 2, "{:?}", pool.stats());
         assert_eq!(pool.stats().workers_lost, 0);
     }
