@@ -204,7 +204,6 @@ fn a_finalizer_that_fails_dies_or_hangs_keeps_no_pool_from_ending() {
 }
 
 #[test]
-#[ignore = "idle workers are told to leave before they are killed: some begin their finalizer, and are killed in it"]
 fn a_dropped_pool_runs_no_finalizer() {
     let _dog = watchdog(60);
     for _ in 0..100 {
