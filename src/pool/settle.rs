@@ -257,8 +257,8 @@ pub(crate) fn end_orphan(arena: &Arena, id: ParticipantId) -> u32 {
     while !sys::process::is_gone(pid, start_time_ticks) && Instant::now() < limit {
         pidfd = pidfd.or_else(|| sys::process::open_pidfd(pid).ok());
         // One that is too young to have entered its time is not killed: it might be a stranger.
-        let is_known = start_time_ticks != 0
-            && sys::process::start_time_ticks(pid) == Some(start_time_ticks);
+        let is_known =
+            start_time_ticks != 0 && sys::process::start_time_ticks(pid) == Some(start_time_ticks);
         if is_known && !killed {
             match &pidfd {
                 Some(pidfd) => killed = sys::process::kill_pidfd(pidfd).is_ok(),

@@ -63,7 +63,8 @@ pub(crate) fn parent_pid() -> u32 {
 /// What a file of `/proc` says; `None` if it cannot be read now, which says nothing about any process.
 fn read_proc(path: &str) -> Option<String> {
     fail::attempt("proc").ok()?;
-    std::fs::read_to_string(path).ok()
+    // The name of a process may be cut in the middle of a character.
+    Some(String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned())
 }
 
 /// The start time of a process in clock ticks since boot; with its pid, an identity.
@@ -375,6 +376,11 @@ mod tests {
         }
         let (me, ticks) = (own_pid(), start_time_ticks(own_pid()).unwrap());
         assert!(!is_gone(me, ticks) && !is_gone(me, 0) && is_gone(me, ticks + 1));
+        let name = std::fs::read("/proc/self/comm").unwrap();
+        std::fs::write("/proc/self/comm", b"\xd0\xbe\xd0").unwrap();
+        let seen = (start_time_ticks(me), is_gone(me, ticks), is_gone(me, ticks + 1));
+        std::fs::write("/proc/self/comm", name).unwrap();
+        assert_eq!(seen, (Some(ticks), false, true), "a name that is no text");
         assert!(is_nobodys(0) && is_nobodys(u32::MAX / 4) && !is_nobodys(me) && !is_nobodys(1));
     }
 }

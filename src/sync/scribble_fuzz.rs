@@ -1,0 +1,178 @@
+//! What the fuzz targets of shared objects have in common: an object, a process that holds it and dies, and a peer that
+//! scribbles in what belongs to the object.
+//!
+//! The words of mutexes and latches are left alone: what the kernel and the C library keep there is theirs, and a lock
+//! that a peer has taken is held.
+
+use super::handle::Reference;
+use super::settle;
+use crate::prim::{AtomicU64, Relaxed};
+use crate::shm::arena::own_id;
+use crate::shm::{Arena, Offset, ParticipantId};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One step: which one, how to scribble, where, and what.
+pub(crate) type Step = (u8, u8, u16, u64);
+pub(crate) type Steps = Vec<Step>;
+
+/// The targets share the arena of the process, and one that was damaged would find what another does.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A round of a target: from before its objects are made until after they are gone.
+pub(crate) struct Round {
+    arena: &'static Arena,
+    before: HashSet<u64>,
+    /// The process that dies.
+    pub(crate) dead: ParticipantId,
+    kept: Vec<Range<u64>>,
+    /// Whether records of waiting threads are scribbled in, too; and what they were.
+    waiters: Vec<(u64, u64)>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Round {
+    pub(crate) fn begin() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // A record for this thread, and the tables, before anything is compared.
+        let Ok(event) = super::Event::new() else { panic!("no arena") };
+        event.wait_timeout(std::time::Duration::ZERO);
+        drop(event);
+        let Ok(arena) = Arena::tree(None) else { panic!("no arena") };
+        let Ok(dead) = arena.reserve_participant(own_id()) else { panic!("no place") };
+        let before = used(arena);
+        let (dead, kept, waiters) = (dead.id, Vec::new(), Vec::new());
+        Self { arena, before, dead, kept, waiters, _alone: alone }
+    }
+
+    /// Has the process that dies hold an object, too.
+    pub(crate) fn share(&self, reference: &Reference) {
+        let held = self.arena.lock_objects().hold_for(reference.id(), self.dead);
+        assert!(held.is_ok());
+    }
+
+    /// Leaves something alone from now on.
+    pub(crate) fn keep<T>(&mut self, kept: &T) {
+        let start = self.arena.offset_of(std::ptr::from_ref(kept).cast());
+        self.kept.push(start..start + size_of::<T>() as u64);
+    }
+
+    /// Leaves the latch of a lock or the like alone: it is the first thing there.
+    pub(crate) fn keep_latch(&mut self, reference: &Reference) {
+        self.kept.push(reference.block()..reference.block() + 4);
+    }
+
+    /// Leaves all of an object alone.
+    pub(crate) fn keep_block(&mut self, reference: &Reference) {
+        self.kept.push(reference.block()..reference.block() + reference.block_bytes());
+    }
+
+    /// From now on scribbles in the records of waiting threads, too.
+    pub(crate) fn with_waiters(&mut self) {
+        let places = self.arena.table_chunks()[2].first().copied().into_iter();
+        let places = places.flat_map(|chunk| (chunk..chunk + 64 * 8).step_by(8));
+        self.waiters = places.map(|place| (place, self.word(place).load(Relaxed))).collect();
+    }
+
+    fn word(&self, place: u64) -> &AtomicU64 {
+        let Some(word) = self.arena.at(Offset::new(place)) else {
+            panic!("{place:#x} is not in the arena")
+        };
+        word
+    }
+
+    /// Blocks that have come since the round began.
+    fn new_blocks(&self) -> Vec<Range<u64>> {
+        let tables: HashSet<u64> = self.arena.table_chunks().into_iter().flatten().collect();
+        let blocks = self.arena.used_blocks().into_iter().map(|(block, _)| block);
+        let new = blocks.filter(|block| {
+            !self.before.contains(&block.offset) && !tables.contains(&block.offset)
+        });
+        new.map(|block| block.offset..block.offset + block.bytes).collect()
+    }
+
+    /// Writes into one of the objects' words, or two: small numbers, places in the arena, participants, anything, or
+    /// nearly what was there.
+    pub(crate) fn scribble(&self, (_, how, at, value): Step) {
+        let blocks = self.new_blocks();
+        let all: u64 = blocks.iter().map(|block| (block.end - block.start) / 8).sum();
+        let records = self.waiters.len() as u64;
+        // Half of the time at the beginning of a block, where an object's state is.
+        let mut word = match how & 0x80 {
+            0 => u64::from(at) % (all + records).max(1),
+            _ => {
+                let which = usize::from(at >> 6) % blocks.len().max(1);
+                blocks.iter().take(which).map(|block| (block.end - block.start) / 8).sum::<u64>()
+                    + u64::from(at & 0x3f)
+            }
+        };
+        let mut place = None;
+        for block in &blocks {
+            let words = (block.end - block.start) / 8;
+            if word < words {
+                place = Some(block.start + word * 8);
+                break;
+            }
+            word -= words;
+        }
+        // Behind the blocks: the records.
+        let record = self.waiters.get(word as usize).map(|(place, _)| *place);
+        let Some(place) = place.or(record) else { return };
+        let at = self.word(place);
+        let now = at.load(Relaxed);
+        let (dead, me) = (self.dead.to_raw(), own_id().to_raw());
+        let inside = match blocks.get(value as usize >> 4 & 0xff) {
+            Some(block) => block.start + value / 8 % 512 * 8,
+            None => value % (1 << 22) & !7,
+        };
+        let new = match how % 12 {
+            0 => value % 8,
+            1 => inside,
+            2 => inside & !0xff | value & 0x3f,
+            3 => [dead, me, dead << 16 | value % 4, me << 16 | value % 4][value as usize >> 8 & 3],
+            4 => now & !0xffff_ffff | dead << 16 | value % 4,
+            5 => now ^ 1 << (value % 64),
+            6 => now.wrapping_add(value % 16).wrapping_sub(8),
+            7 => now & !0xffff_ffff | value & 0xffff_ffff,
+            8 => now & 0xffff_ffff | value << 32,
+            9 => u64::MAX - value % 4,
+            10 => (value & 0xff) << 32 | now & 0xffff_ffff,
+            _ => value,
+        };
+        let is_kept = |half: u64| self.kept.iter().any(|kept| kept.contains(&half));
+        let lower = u64::from(u32::MAX) * u64::from(!is_kept(place));
+        let upper = (u64::from(u32::MAX) << 32) * u64::from(!is_kept(place + 4));
+        at.store(now & !(lower | upper) | new & (lower | upper), Relaxed);
+    }
+
+    /// The other process dies, and is settled; another one takes its place.
+    pub(crate) fn die(&mut self, references: &[&Reference]) {
+        self.settle();
+        let Ok(dead) = self.arena.reserve_participant(own_id()) else { panic!("no place") };
+        self.dead = dead.id;
+        references.iter().for_each(|reference| self.share(reference));
+    }
+
+    fn settle(&self) {
+        settle::settle(self.arena, self.dead);
+        self.arena.free_owned_by(self.dead);
+        self.arena.release_participant(self.dead);
+    }
+
+    /// After the objects are gone: as good as new, for the next.
+    pub(crate) fn end(self) {
+        for (place, was) in &self.waiters {
+            self.word(*place).store(*was, Relaxed);
+        }
+        self.settle();
+        self.arena.lock_objects().give_up_travelling();
+        for block in self.new_blocks() {
+            self.arena.free(block.start);
+        }
+    }
+}
+
+fn used(arena: &Arena) -> HashSet<u64> {
+    arena.used_blocks().into_iter().map(|(block, _)| block.offset).collect()
+}
