@@ -250,11 +250,13 @@ fn settle_process(arena: &Arena, id: ParticipantId) {
 /// is not needed for that if it is dead itself (parent-death signal). What cannot be had just now, a pidfd or a
 /// look at its start time, is tried again: until it is known to be gone it may write.
 pub(crate) fn end_orphan(arena: &Arena, id: ParticipantId) -> u32 {
-    let (pid, start_time_ticks) = arena.identity_of(id);
+    let (pid, mut start_time_ticks) = arena.identity_of(id);
     // SIGKILL takes effect at once, except in a process that is stuck in the kernel.
     let limit = Instant::now() + ORPHAN_ENDS_WITHIN;
     let (mut pidfd, mut killed) = (None, false);
     while !sys::process::is_gone(pid, start_time_ticks) && Instant::now() < limit {
+        // It may enter its time now.
+        start_time_ticks = arena.identity_of(id).1;
         pidfd = pidfd.or_else(|| sys::process::open_pidfd(pid).ok());
         // One that is too young to have entered its time is not killed: it might be a stranger.
         let is_known =

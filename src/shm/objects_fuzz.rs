@@ -17,7 +17,9 @@ fn scribble(arena: &Arena, how: u8, at: u16, value: u64) {
     };
     // Mutexes are the C library's: all are in the header.
     let is_header = place < crate::shm::arena::HEADER_BYTES && !directories.contains(&place);
-    let Some(word) = arena.at(Offset::<AtomicU64>::new(place)).filter(|_| !is_header) else { return };
+    let Some(word) = arena.at(Offset::<AtomicU64>::new(place)).filter(|_| !is_header) else {
+        return;
+    };
     let now = word.load(Relaxed);
     let new = match how % 9 {
         0 => value % 70,
