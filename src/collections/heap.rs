@@ -285,6 +285,54 @@ impl Changing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::ARENA_BYTES_MIN;
+
+    #[test]
+    fn pages_that_lead_in_a_circle_or_nowhere_are_visited_and_left() {
+        let arena = Arena::create(ARENA_BYTES_MIN).unwrap();
+        let page = |next: u64| {
+            let block = arena.allocate(1024, ParticipantId::NOBODY).unwrap().offset;
+            let [first, cut] = words(&arena, block).unwrap() else { panic!("no words") };
+            first.store(next, Relaxed);
+            cut.store(PAGE_HEADER_BYTES, Relaxed);
+            block
+        };
+        let last = page(0);
+        let second = page(last);
+        let first = page(second);
+        let new = || AtomicU64::new(0);
+        let heap =
+            Heap { pages: AtomicU64::new(first), end: new(), free: [(); 23].map(|()| new()) };
+        let visited = || {
+            let mut visited = Vec::new();
+            heap.each_page(&arena, |page| visited.push(page));
+            visited
+        };
+        assert_eq!(visited(), [first, second, last]);
+        let link = &words(&arena, last).unwrap()[0];
+        for next in [first, second, last] {
+            link.store(next, Relaxed);
+            assert!(visited().len() <= 9 && visited().starts_with(&[first, second, last]));
+        }
+        for nowhere in [8, last + 8, last + 256, u64::MAX, arena.bytes() as u64 - 8] {
+            link.store(nowhere, Relaxed);
+            assert_eq!(visited(), [first, second, last], "{nowhere:#x}");
+        }
+        link.store(0, Relaxed);
+        words(&arena, second).unwrap()[1].store(1 << 40, Relaxed);
+        assert_eq!(visited(), [first], "cut beyond its end");
+    }
+
+    #[test]
+    fn what_is_no_slot_has_no_class() {
+        for class in 0..CLASS_UNITS.len() {
+            assert_eq!(class_in(slot_word(class) | 0xffff_ffff), Some(class));
+            assert_eq!(class_in(free_word(4096, class)), Some(class));
+            assert_ne!(free_word(4096, class), free_word(4096 + 16, class));
+            assert_ne!(free_word(0, class), slot_word(class), "no entry's without a hash");
+        }
+        assert_eq!([0, 1, u64::MAX, slot_word(CLASS_UNITS.len())].map(class_in), [None; 4]);
+    }
 
     #[test]
     fn every_length_has_the_smallest_class_that_holds_it() {

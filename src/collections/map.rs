@@ -378,3 +378,38 @@ fn wrong_key(bytes: usize, expected: usize) -> Error {
 fn broken() -> Error {
     Error::broken("a collection leads to something that is not inside the arena".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::settle::Kind;
+
+    /// A count that was less than there were entries had the new index so short that looking for a place in it never
+    /// ended; a larger one overflowed.
+    #[test]
+    fn counts_that_lie_are_counted_anew() {
+        for pair in [None, Some(PairBytes { key: 8, value: 8 })] {
+            for (count, used) in [(0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0), (0, 0)] {
+                let made = MapState::create(&Parts::of(Kind::Dict), pair);
+                let Ok(handle) = made else { panic!("no arena") };
+                let (state, arena) = (handle.state(), handle.caller().arena());
+                let put = |key: u64| {
+                    let (key, value) = (key.to_ne_bytes(), (key * 3).to_ne_bytes());
+                    let new = Some((&value[..], &[][..]));
+                    state.change(arena, &key, new, Expected::Anything, &mut Vec::new()).is_ok()
+                };
+                assert!((0..2000).all(put));
+                state.stripes.iter().for_each(|stripe| stripe.set_counts(count, used));
+                state.len(arena);
+                assert!((2000..2040).all(put));
+                for key in 0..2040u64 {
+                    let mut value = Vec::new();
+                    assert!(state.get(arena, &key.to_ne_bytes(), &mut value).is_ok());
+                    assert_eq!(value, (key * 3).to_ne_bytes());
+                }
+                state.clear(arena);
+                assert_eq!(state.len(arena), 0);
+            }
+        }
+    }
+}

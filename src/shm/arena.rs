@@ -58,12 +58,12 @@ pub(super) struct Header {
     /// [`LAYOUT`] of the program that made the arena. These two words stay where they are for ever.
     layout: AtomicU64,
     /// Of a named arena: its owner's participant id, pid and start time.
-    owner: AtomicU32,
+    pub(super) owner: AtomicU32,
     owner_pid: AtomicU32,
     owner_ticks: AtomicU64,
     /// The object with the names that programs share: its index and uid.
-    root: AtomicU32,
-    root_uid: AtomicU64,
+    pub(super) root: AtomicU32,
+    pub(super) root_uid: AtomicU64,
     /// What shows that somebody knows the arena's key (`named/key.rs`); 0 if there is none.
     key: [AtomicU64; KEY_WORDS],
     /// The armed fault point (index plus one; 0: none) and how many passes it lets through.

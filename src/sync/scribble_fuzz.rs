@@ -60,12 +60,17 @@ impl Round {
 
     /// Leaves the latch of a lock or the like alone: it is the first thing there.
     pub(crate) fn keep_latch(&mut self, reference: &Reference) {
-        self.kept.push(reference.block()..reference.block() + 4);
+        self.keep_bytes(reference.block(), 4);
     }
 
     /// Leaves all of an object alone.
     pub(crate) fn keep_block(&mut self, reference: &Reference) {
-        self.kept.push(reference.block()..reference.block() + reference.block_bytes());
+        self.keep_bytes(reference.block(), reference.block_bytes());
+    }
+
+    /// Leaves some bytes of the arena alone.
+    pub(crate) fn keep_bytes(&mut self, start: u64, bytes: u64) {
+        self.kept.push(start..start + bytes);
     }
 
     /// From now on scribbles in the records of waiting threads, too.
@@ -92,44 +97,34 @@ impl Round {
         new.map(|block| block.offset..block.offset + block.bytes).collect()
     }
 
-    /// Writes into one of the objects' words, or two: small numbers, places in the arena, participants, anything, or
-    /// nearly what was there.
+    /// The words of the objects' blocks, and of the records.
+    fn words(&self) -> Vec<u64> {
+        let blocks = self.new_blocks().into_iter().flat_map(|block| block.step_by(8));
+        blocks.chain(self.waiters.iter().map(|(place, _)| *place)).collect()
+    }
+
+    /// Writes into one of the objects' words: small numbers, places in the arena, participants, what is in another word,
+    /// nearly what was there, anything.
     pub(crate) fn scribble(&self, (_, how, at, value): Step) {
-        let blocks = self.new_blocks();
-        let all: u64 = blocks.iter().map(|block| (block.end - block.start) / 8).sum();
-        let records = self.waiters.len() as u64;
-        // Half of the time at the beginning of a block, where an object's state is.
-        let mut word = match how & 0x80 {
-            0 => u64::from(at) % (all + records).max(1),
-            _ => {
-                let which = usize::from(at >> 6) % blocks.len().max(1);
-                blocks.iter().take(which).map(|block| (block.end - block.start) / 8).sum::<u64>()
-                    + u64::from(at & 0x3f)
-            }
-        };
-        let mut place = None;
-        for block in &blocks {
-            let words = (block.end - block.start) / 8;
-            if word < words {
-                place = Some(block.start + word * 8);
-                break;
-            }
-            word -= words;
+        let words = self.words();
+        if words.is_empty() {
+            return;
         }
-        // Behind the blocks: the records.
-        let record = self.waiters.get(word as usize).map(|(place, _)| *place);
-        let Some(place) = place.or(record) else { return };
+        let pick = |number: usize, used: bool| {
+            let all = words.iter().cycle().skip(number % words.len()).take(words.len());
+            // Most words say nothing yet.
+            let mut some = all.filter(|place| !used || self.word(**place).load(Relaxed) != 0);
+            some.next().copied().unwrap_or(words[0])
+        };
+        let place = pick(usize::from(at), how & 0x80 != 0);
         let at = self.word(place);
         let now = at.load(Relaxed);
         let (dead, me) = (self.dead.to_raw(), own_id().to_raw());
-        let inside = match blocks.get(value as usize >> 4 & 0xff) {
-            Some(block) => block.start + value / 8 % 512 * 8,
-            None => value % (1 << 22) & !7,
-        };
-        let new = match how % 12 {
+        let other = pick(value as usize >> 8, true);
+        let new = match how % 16 {
             0 => value % 8,
-            1 => inside,
-            2 => inside & !0xff | value & 0x3f,
+            1 => other,
+            2 => other & !0xff | value & 0x3f,
             3 => [dead, me, dead << 16 | value % 4, me << 16 | value % 4][value as usize >> 8 & 3],
             4 => now & !0xffff_ffff | dead << 16 | value % 4,
             5 => now ^ 1 << (value % 64),
@@ -138,12 +133,35 @@ impl Round {
             8 => now & 0xffff_ffff | value << 32,
             9 => u64::MAX - value % 4,
             10 => (value & 0xff) << 32 | now & 0xffff_ffff,
+            11 => value % (1 << 22) & !7,
+            12..15 => self.word(other).load(Relaxed),
             _ => value,
         };
+        self.write(place, new);
+    }
+
+    /// Writes a word, but for the halves that are left alone.
+    fn write(&self, place: u64, new: u64) {
         let is_kept = |half: u64| self.kept.iter().any(|kept| kept.contains(&half));
         let lower = u64::from(u32::MAX) * u64::from(!is_kept(place));
         let upper = (u64::from(u32::MAX) << 32) * u64::from(!is_kept(place + 4));
-        at.store(now & !(lower | upper) | new & (lower | upper), Relaxed);
+        let word = self.word(place);
+        word.store(word.load(Relaxed) & !(lower | upper) | new & (lower | upper), Relaxed);
+    }
+
+    /// Makes a lock or the like look as if somebody waited for it: some record, in some state, on a chain that leads
+    /// somewhere. (The queue is the first thing in the object: latch, head, tail, length.)
+    pub(crate) fn tangle(&self, reference: &Reference, (_, how, at, value): Step) {
+        let Some((records, _)) = self.waiters.first() else { return };
+        let (first, next) = (u64::from(at) % 7 + 1, value % 8);
+        let record = records + first * 64;
+        let owner = [self.dead.to_raw(), own_id().to_raw(), 0, value >> 16][usize::from(how) & 3];
+        let state = [1, 3, 3, value >> 8 & 7][usize::from(how) >> 2 & 3];
+        self.write(record, state << 32 | owner);
+        self.write(record + 8, (value >> 4 & 3) << 32 | u64::from(reference.id().index()));
+        self.write(record + 16, next);
+        self.write(reference.block(), first << 32);
+        self.write(reference.block() + 8, value >> 32 & 0xf << 32 | value >> 24 & 7);
     }
 
     /// The other process dies, and is settled; another one takes its place.

@@ -96,6 +96,9 @@ fn fuzz_sync_states() {
                 2 | 3 => use_lock(&lock, *step),
                 4..7 => use_events(&event, &condvar, &mutex, *step),
                 7..9 => use_barrier(&barrier, &once, *step),
+                9..12 => {
+                    round.tangle(references[(step.3 >> 12) as usize % references.len()], *step)
+                }
                 15 if step.1.is_multiple_of(2) => round.die(&references),
                 _ => round.scribble(*step),
             }
