@@ -7,7 +7,7 @@ use crate::shm::Offset;
 
 /// Writes into the directories, or into a chunk of a table.
 fn scribble(arena: &Arena, how: u8, at: u16, value: u64) {
-    let state = std::mem::offset_of!(super::super::arena::Header, objects) as u64;
+    let state = std::mem::offset_of!(crate::shm::arena::Header, objects) as u64;
     let lock = size_of::<RobustMutex>() as u64;
     let directories = (state + lock)..(state + size_of::<ObjectsState>() as u64);
     let chunks: Vec<u64> = arena.table_chunks().into_iter().flatten().collect();
