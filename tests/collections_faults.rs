@@ -356,6 +356,7 @@ fn child_program() {
         "twice" => killed_twice(),
         "sorted" => sorted_while_others_die(),
         "counted" => counted_after_a_death(),
+        "taken" => taken_by_one_that_died(),
         name => walk_by_name(name),
     }
 }
@@ -472,6 +473,33 @@ fn sorted_while_others_die() {
 #[test]
 fn a_list_is_not_sorted_over_the_change_of_one_that_died() {
     succeeds("sorted");
+}
+
+/// The mark that a long value was taken went before the cell did: a consumer that died in between left a value of no
+/// bytes in its place, which nobody had put.
+fn taken_by_one_that_died() {
+    let pool = Pool::builder().workers(1).name("takes").build().unwrap();
+    fault::spare_this_process();
+    let (texts, bytes) = (Queue::<String>::new(2).unwrap(), Queue::<Vec<u8>>::new(2).unwrap());
+    let handles = Queue::<Value<u64>>::new(2).unwrap();
+    for point in ["queue.marked", "queue.taken"] {
+        texts.put(text(1, 900)).unwrap();
+        bytes.put(vec![7; 900]).unwrap();
+        handles.put(Value::new(7).unwrap()).unwrap();
+        killed_at(&pool, point, |queue: Queue<String>| drop(queue.get()), &texts);
+        killed_at(&pool, point, |queue: Queue<Vec<u8>>| drop(queue.get()), &bytes);
+        killed_at(&pool, point, |queue: Queue<Value<u64>>| drop(queue.get()), &handles);
+        assert_eq!((texts.len(), bytes.len(), handles.len()), (0, 0, 0), "{point}");
+        assert!(texts.try_get().is_err_and(|error| error.is_empty()), "{point}");
+        assert!(bytes.try_get().is_err_and(|error| error.is_empty()), "{point}");
+        assert!(handles.try_get().is_err_and(|error| error.is_empty()), "{point}");
+        texts.check_invariants().unwrap();
+    }
+}
+
+#[test]
+fn a_consumer_that_dies_leaves_no_value_that_nobody_has_put() {
+    succeeds("taken");
 }
 
 /// What is counted is right before anybody has repaired anything.

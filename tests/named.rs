@@ -5,7 +5,7 @@ mod support;
 
 use procpool::collections::{Dict, List};
 use procpool::queue::{GetError, JoinableQueue, Queue};
-use procpool::sync::{Mutex, Semaphore};
+use procpool::sync::{Event, Mutex, Semaphore};
 use procpool::{Arena, ArenaError, Pool};
 use std::io::BufRead;
 use std::process::{Child, Stdio};
@@ -139,6 +139,40 @@ fn own_and_count() {
     std::process::exit(0) // Nobody reads any more what the test's harness would print.
 }
 
+/// Owns an arena, and cannot read `/proc` (for want of descriptors, say): nobody is dead because of that.
+fn own_blindly() {
+    let arena = owner();
+    println!("ready");
+    let permits: Semaphore = arena.lookup("permits").unwrap().unwrap();
+    let tasks: JoinableQueue<u64> = arena.lookup("tasks").unwrap().unwrap();
+    (1..=2).for_each(|n| tasks.put(n).unwrap());
+    wait_until("another has it all", || permits.available() == 0 && tasks.is_empty());
+    let look = || {
+        // Whoever waits looks who has died, several times meanwhile.
+        assert!(!Event::new().unwrap().wait_timeout(Duration::from_millis(350)));
+        assert_eq!((permits.available(), tasks.len(), tasks.unfinished()), (0, 0, 2));
+        assert_eq!(arena.participants().len(), 2);
+    };
+    look();
+    println!("looked");
+    // It is asked for one of them back, and gives it.
+    assert!(permits.acquire_timeout(SOON).is_some(), "the living still take part");
+    std::process::exit(0);
+}
+
+/// Takes permits, and gives them back when it is told to.
+fn hold_for_a_while() {
+    let arena = attach();
+    let tasks: JoinableQueue<u64> = arena.lookup("tasks").unwrap().unwrap();
+    let permits: Semaphore = arena.lookup("permits").unwrap().unwrap();
+    let held = permits.acquire_many(2).unwrap();
+    (0..2).for_each(|_| drop(tasks.get().unwrap()));
+    println!("holding");
+    wait_until("it is wanted", || permits.waiting() == 1);
+    drop(held);
+    std::process::exit(0);
+}
+
 /// Waits at an arena whose owner is killed meanwhile.
 fn wait_for_the_owner() {
     let arena = attach();
@@ -218,6 +252,8 @@ fn child_program() {
         "own" => own_and_hang(false),
         "own-with-pool" => own_and_hang(true),
         "count" => own_and_count(),
+        "blind" => own_blindly(),
+        "hold-a-while" => hold_for_a_while(),
         "wait" => wait_for_the_owner(),
         "refused" => be_refused(),
         "version" => be_of_another_version(),
@@ -270,6 +306,26 @@ fn the_dead_are_not_among_those_who_take_part() {
     kill(other.id(), libc::SIGKILL);
     other.wait().unwrap();
     ends_well(owner);
+}
+
+/// A waiter that found `/proc` unreadable took everybody for dead, and gave away what they held.
+#[test]
+fn a_program_that_cannot_learn_who_lives_settles_nobody() {
+    let (_dog, folder) = (watchdog(100), tempfile::tempdir().unwrap());
+    let name = unique("blind");
+    let failed = folder.path().join("failed");
+    let plan = format!("main proc {} 0 always {}", libc::EMFILE, failed.display());
+    let mut owner = program_in_role("blind", folder.path());
+    let owner = owner.env(NAME, &name).env("PROCPOOL_FAIL", plan).stdout(Stdio::piped());
+    let mut owner = owner.spawn().unwrap();
+    let mut lines = std::io::BufReader::new(owner.stdout.take().unwrap()).lines();
+    let mut hear = |what: &str| assert!(lines.any(|line| line.unwrap().ends_with(what)), "{what}");
+    hear("ready");
+    let holder = program("hold-a-while", &name, folder.path());
+    hear("looked");
+    ends_well(owner);
+    ends_well(holder);
+    assert!(failed.exists());
 }
 
 #[test]

@@ -348,6 +348,24 @@ fn nothing_is_lost_that_several_processes_add() {
     assert_eq!((g.load(), h.load(), i.load()), ([4000; 9], -4000, 3999));
 }
 
+/// It ran with the value's mutex held, if the value is longer than 8 bytes.
+#[test]
+fn an_update_may_use_the_value_itself() {
+    let _dog = watchdog(60);
+    let value = Value::new([1u64; 3]).unwrap();
+    let mut calls = 0;
+    let before = value.update(|words| {
+        calls += 1;
+        if calls == 1 {
+            value.store([7; 3]);
+        }
+        words.map(|word| word + 1)
+    });
+    assert_eq!((calls, before, value.load()), (2, [7; 3], [8; 3]));
+    assert_eq!(value.compare_exchange([1; 3], [2; 3]), Err([8; 3]));
+    assert_eq!(value.compare_exchange([8; 3], [2; 3]), Ok([8; 3]));
+}
+
 #[test]
 fn an_update_that_panics_changes_nothing_and_holds_nothing() {
     let _dog = watchdog(60);

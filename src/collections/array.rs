@@ -14,6 +14,8 @@
 //! R2. A single element is changed by writing the value to the spare and then the journal, which
 //!     commits; whoever locks the mutex next with the journal not 0 copies the spare to its place.
 //! R3. OWNER_DIED is cleared by the next holder of the array that was told.
+//! R4. The length is read once, when a process first has a handle, and is no more than there is room for: what is
+//!     written there later makes nobody look for elements elsewhere.
 //!
 //! # If a process dies
 //! While it changes an element: R2. While it has the array (a guard): the next holder is told. The
@@ -157,7 +159,25 @@ impl<T: Plain> Array<T> {
     /// How many elements there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.state().length.load(Relaxed) as usize
+        match self.handle.caller().remembered().load(Relaxed) {
+            0 => self.len_slow(),
+            remembered => remembered as usize - 1,
+        }
+    }
+
+    /// R4.
+    #[cold]
+    fn len_slow(&self) -> usize {
+        let caller = self.handle.caller();
+        let bytes = caller.block_bytes().saturating_sub(size_of::<ArrayState>() as u64);
+        let room = (bytes / size_of::<T>().max(1) as u64).saturating_sub(1);
+        let length = self.state().length.load(Relaxed).min(room);
+        let remembered = caller.remembered();
+        // Another thread may have been faster.
+        match remembered.compare_exchange(0, length + 1, Relaxed, Relaxed) {
+            Ok(_) => length as usize,
+            Err(before) => before as usize - 1,
+        }
     }
 
     /// Returns whether there is no element.
@@ -211,7 +231,7 @@ impl<T: Plain> Array<T> {
         // Before anything that the holder stores, as this process's death sees it.
         compiler_fence(SeqCst);
         // R3.
-        state.condition.store(condition & !OWNER_DIED, Relaxed);
+        state.condition.fetch_and(!OWNER_DIED, Relaxed);
         let guard = ArrayGuard { held, panicking: std::thread::panicking() };
         match condition {
             condition if condition & OWNER_DIED != 0 => Err(LockError::OwnerDied(guard)),

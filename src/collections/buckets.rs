@@ -15,6 +15,8 @@
 //! R2. At most four fifths of the words are used, so that a search ends. Before there would be more,
 //!     the entries' words are copied to a new block, twice as large unless many were REMOVED; one store
 //!     replaces the old block.
+//! R3. Counts and words may have been written by anybody: no loop counts on an EMPTY word, and nothing is written to a
+//!     block that cannot be the index's, nor is that freed.
 //!
 //! # If a process dies
 //! While it copies: the new block is not reachable, and its own. Else `stripe.rs`.
@@ -56,6 +58,62 @@ pub(super) fn word_of(offset: u64, hash: u64) -> u64 {
 #[inline]
 pub(super) fn is_reusable(word: &AtomicU64) -> bool {
     word.load(Relaxed) == REMOVED
+}
+
+/// The logarithm of how many places an index has, for so many entries and one more.
+pub(super) fn log_for(entries: usize) -> u32 {
+    ((entries + 1) * 2).next_power_of_two().ilog2().max(WORDS_LOG_MIN)
+}
+
+/// An index that nothing leads to yet, all EMPTY. Dropping it frees its block.
+#[derive(Debug)]
+pub(super) struct NewIndex<'a> {
+    arena: &'a Arena,
+    block: u64,
+    log: u32,
+    words: &'a [AtomicU64],
+}
+
+impl<'a> NewIndex<'a> {
+    /// Takes the block, for places of `cell_bytes`.
+    pub(super) fn new(arena: &'a Arena, cell_bytes: u64, log: u32) -> Result<Self, Error> {
+        let block = arena.allocate(cell_bytes << log, own_id())?.offset;
+        let words =
+            arena.slice_at::<AtomicU64>(Offset::new(block), (cell_bytes as usize / 8) << log);
+        let words = words.unwrap_or_default();
+        words.iter().for_each(|word| word.store(EMPTY, Relaxed));
+        Ok(Self { arena, block, log, words })
+    }
+
+    /// The words of the first free place for a hash, each place having so many.
+    pub(super) fn place(&self, hash: u32, cell_words: usize) -> Result<&'a [AtomicU64], Error> {
+        let mask = (1usize << self.log) - 1;
+        let mut at = hash as usize & mask;
+        for cell in std::iter::repeat_with(|| {
+            let cell = self.words.get(at * cell_words..(at + 1) * cell_words);
+            at = (at + 1) & mask;
+            cell
+        })
+        .take(mask + 1)
+        {
+            if let Some(cell) = cell.filter(|cell| cell[0].load(Relaxed) == EMPTY) {
+                return Ok(cell);
+            }
+        }
+        Err(Error::broken("the index of a collection has more entries than it had before".into()))
+    }
+
+    fn take(mut self) -> (u64, u32) {
+        (std::mem::take(&mut self.block), self.log)
+    }
+}
+
+impl Drop for NewIndex<'_> {
+    fn drop(&mut self) {
+        if self.block != 0 {
+            self.arena.free(self.block);
+        }
+    }
 }
 
 /// What a search has found.
@@ -129,13 +187,28 @@ impl MapStripe {
     pub(super) fn each_part(&self, arena: &Arena, visit: &mut dyn FnMut(Part)) {
         self.stripe.heap.each_page(arena, |page| visit(Part::Block(page)));
         self.each_entry(arena, |entry, _| entry.each_part(visit));
-        self.each_part_of_index(visit);
+        self.each_part_of_index(arena, 8, visit);
     }
 
     /// Visits what is reachable without entries.
-    pub(super) fn each_part_of_index(&self, visit: &mut dyn FnMut(Part)) {
-        if let Some((block, _)) = self.index() {
+    pub(super) fn each_part_of_index(
+        &self,
+        arena: &Arena,
+        cell_bytes: u64,
+        visit: &mut dyn FnMut(Part),
+    ) {
+        if let Some((block, _)) = self.index().filter(|_| self.is_sound(arena, cell_bytes)) {
             visit(Part::Block(block));
+        }
+    }
+
+    /// Whether the index, if there is one, is a block of its length: before it is written to (R3). `cell_bytes` are
+    /// those of a place.
+    #[inline]
+    pub(super) fn is_sound(&self, arena: &Arena, cell_bytes: u64) -> bool {
+        match self.index() {
+            Some((block, log)) => arena.is_block_of(block, cell_bytes << log),
+            None => self.index.load(Relaxed) == 0,
         }
     }
 
@@ -166,47 +239,41 @@ impl MapStripe {
         changing.rebuild_heap(&self.slots_in_use(arena));
     }
 
-    /// The logarithm of how many places there must be for one more to be used; `None` if there are enough
-    /// (R2).
-    pub(super) fn needs_room(&self, places: usize) -> Option<u32> {
-        if self.used.load(Relaxed) < places as u64 / 5 * 4 {
-            return None;
-        }
-        let needed = (self.count.load(Relaxed) + 1) * 2;
-        Some(needed.next_power_of_two().ilog2().max(WORDS_LOG_MIN))
+    /// Whether there must be more places for one more to be used (R2).
+    #[inline]
+    pub(super) fn needs_room(&self, places: usize) -> bool {
+        self.used.load(Relaxed) >= places as u64 / 5 * 4
     }
 
     /// Makes sure that one more word may be used. Whatever was found before is out of date if it
     /// returns `true`.
     pub(super) fn make_room(&self, changing: &Changing<'_>) -> Result<bool, Error> {
         let arena = changing.arena;
-        let places = self.words(arena).map_or(0, <[_]>::len);
-        let Some(log) = self.needs_room(places) else { return Ok(false) };
-        let block = arena.allocate(8 << log, own_id())?.offset;
-        let new = arena.slice_at::<AtomicU64>(Offset::new(block), 1 << log).unwrap_or_default();
-        new.iter().for_each(|word| word.store(EMPTY, Relaxed));
-        let mask = new.len() - 1;
-        self.each_entry(arena, |entry, place| {
-            let mut at = entry.hash() as usize & mask;
-            while new[at].load(Relaxed) != EMPTY {
-                at = (at + 1) & mask;
-            }
-            new[at].store(place.load(Relaxed), Relaxed);
-        });
-        self.replace_index(changing, block, log);
+        if !self.needs_room(self.words(arena).map_or(0, <[_]>::len)) {
+            return Ok(false);
+        }
+        let mut moving = Vec::new();
+        self.each_entry(arena, |entry, place| moving.push((entry.hash(), place.load(Relaxed))));
+        let log = log_for(moving.len());
+        let new = NewIndex::new(arena, 8, log)?;
+        for (hash, word) in &moving {
+            new.place(*hash, 1)?[0].store(*word, Relaxed);
+        }
+        self.replace_index(changing, new, moving.len() as u64);
         Ok(true)
     }
 
     /// Puts another index in place of the one that is there: one store.
-    pub(super) fn replace_index(&self, changing: &Changing<'_>, block: u64, log: u32) {
+    pub(super) fn replace_index(&self, changing: &Changing<'_>, new: NewIndex<'_>, count: u64) {
         let arena = changing.arena;
+        let (block, log) = new.take();
         let before = self.index().map_or(0, |(block, _)| block);
         arena.set_owner(before, own_id());
         fault::point("dict.growing");
         self.index.store(block | u64::from(log), Release);
         fault::point("dict.grown");
         arena.set_owner(block, ParticipantId::NOBODY);
-        self.used.store(self.count.load(Relaxed), Relaxed);
+        self.set_counts(count, count);
         if before != 0 {
             arena.free(before);
         }
@@ -219,9 +286,9 @@ impl MapStripe {
 
     /// Counts an entry that was put into `place`, which held `before`.
     pub(super) fn count_added(&self, before: u64) {
-        self.count.store(self.count.load(Relaxed) + 1, Relaxed);
+        self.count.store(self.count.load(Relaxed).saturating_add(1), Relaxed);
         if before == EMPTY {
-            self.used.store(self.used.load(Relaxed) + 1, Relaxed);
+            self.used.store(self.used.load(Relaxed).saturating_add(1), Relaxed);
         }
     }
 
@@ -234,7 +301,13 @@ impl MapStripe {
     /// Cuts off everything at once, and frees the memory.
     pub(super) fn clear(&self, changing: &Changing<'_>, has_entries: bool) {
         let arena = changing.arena;
-        let Some((block, _)) = self.index() else { return };
+        let cell_bytes = if has_entries { 8 } else { super::pairs::CELL_BYTES };
+        let index = self.index().filter(|_| self.is_sound(arena, cell_bytes));
+        let Some((block, _)) = index else {
+            // None, or what is none (R3).
+            self.index.store(0, Release);
+            return self.set_counts(0, 0);
+        };
         let mut removed = Vec::new();
         if has_entries {
             self.each_entry(arena, |entry, _| {

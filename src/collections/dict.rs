@@ -485,3 +485,7 @@ impl<K: Kept, V: Kept> fmt::Debug for Dict<K, V> {
             .finish()
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+#[path = "dict_fuzz.rs"]
+mod fuzz;

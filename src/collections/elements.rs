@@ -68,9 +68,13 @@ pub(super) fn block_at(arena: &Arena, block: u64) -> Option<Block<'_>> {
     let [length, capacity] = arena.slice_at::<AtomicU64>(Offset::new(block), 2)? else {
         return None;
     };
-    let capacity = usize::try_from(capacity.load(Relaxed)).ok()?;
+    let capacity = capacity.load(Relaxed);
+    // An array takes all of its block: what has led to something else is not written to, or freed.
+    if (capacity.checked_add(ARRAY_HEADER_WORDS as u64)?) != arena.bytes_of_used(block) / 8 {
+        return None;
+    }
     let start = Offset::new(block + ARRAY_HEADER_WORDS as u64 * 8);
-    Some(Block { length, words: arena.slice_at(start, capacity)? })
+    Some(Block { length, words: arena.slice_at(start, usize::try_from(capacity).ok()?)? })
 }
 
 /// A new array, this process's own, with room for `capacity` words.

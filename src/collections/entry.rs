@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! | key bytes 24 | in a block of its own 1 | value bytes 39 |
-//! | size class of its slot, or list of what is stored in it 32 | hash of the key 32 |
+//! | what marks its slot (`heap.rs`), or list of what is stored in it 32 | hash of the key 32 |
 //! ```
 //! It lies in a slot of the stripe (`heap.rs`), or in a block of its own if it is long or carries
 //! handles.
@@ -13,9 +13,10 @@
 //! # Rules
 //! R1. An entry does not change from when it is reachable until it no longer is (except the words of a
 //!     key that its collection calls its own: `queue/chain.rs`).
-//! R2. `shm/keeper.rs` says to whom a block and what is stored in it belong, and when.
+//! R2. Its lengths are those of a slot, or fit its block: else there is no entry.
+//! R3. `shm/keeper.rs` says to whom a block and what is stored in it belong, and when.
 
-use super::heap::SLOT_BYTES_MAX;
+use super::heap::{SLOT_BYTES_MAX, slot_word};
 use super::stripe::Changing;
 use crate::error::Error;
 use crate::prim::{AtomicU64, Relaxed, Release};
@@ -46,7 +47,16 @@ impl<'a> Entry<'a> {
         let [first, second] = arena.slice_at::<AtomicU64>(Offset::new(offset), 2)? else {
             return None;
         };
-        Some(Self { arena, offset, first: first.load(Relaxed), second: second.load(Relaxed) })
+        let (first, second) = (first.load(Relaxed), second.load(Relaxed));
+        let entry = Self { arena, offset, first, second };
+        // R2.
+        let bytes = HEADER_BYTES
+            + (words_for(entry.key_bytes()) + words_for(entry.value_bytes())) as u64 * 8;
+        let fits = match entry.has_block() {
+            false => bytes <= SLOT_BYTES_MAX,
+            true => arena.is_block_of(offset, bytes),
+        };
+        fits.then_some(entry)
     }
 
     pub(crate) fn offset(&self) -> u64 {
@@ -220,7 +230,7 @@ impl<'a> Changing<'a> {
             return Ok(new.block);
         }
         let (slot, class) = self.take_slot(new.bytes())?;
-        new.write(slot, 0, class as u32);
+        new.write(slot, 0, (slot_word(class) >> 32) as u32);
         fault::point("entry.placed");
         Ok(slot)
     }

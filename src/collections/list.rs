@@ -360,3 +360,7 @@ impl<T: Kept> fmt::Debug for List<T> {
             .finish()
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+#[path = "list_fuzz.rs"]
+mod fuzz;

@@ -6,7 +6,7 @@
 
 use super::buckets::{MapStripe, Place, is_reusable, word_of};
 use super::entry::{CarriedBy, Entry, NewEntry};
-use super::pairs::PairBytes;
+use super::pairs::{CELL_BYTES, PairBytes};
 use super::stripe::Changing;
 use crate::error::Error;
 use crate::prim::{AtomicU64, Relaxed};
@@ -113,6 +113,12 @@ impl MapState {
         })
     }
 
+    /// For a test that scribbles elsewhere.
+    #[cfg(test)]
+    pub(super) fn mutexes(&self) -> impl Iterator<Item = &crate::sys::robust::RobustMutex> {
+        self.stripes.iter().map(|stripe| stripe.stripe.mutex())
+    }
+
     #[inline]
     fn hash(&self, key: &[u8]) -> u64 {
         xxhash_rust::xxh3::xxh3_64_with_seed(key, self.seed.load(Relaxed))
@@ -209,6 +215,9 @@ impl MapState {
             None => None,
         };
         let changing = self.lock(arena, stripe);
+        if !stripe.is_sound(arena, 8) {
+            return Err(broken());
+        }
         let mut place = stripe.search(arena, key, hash).ok_or_else(broken)?;
         let mut changed = Changed { done: false, had: false, removed: None };
         if let Place::Found(entry, _) = place {
@@ -268,7 +277,7 @@ impl MapState {
             let repair = |changing: &Changing<'_>| self.repair(stripe, changing);
             stripe.stripe.read(arena, repair, |_| Some(stripe.count.load(Relaxed) as usize))
         };
-        self.stripes.iter().filter_map(count).sum()
+        self.stripes.iter().filter_map(count).fold(0, usize::saturating_add)
     }
 
     pub(super) fn clear(&self, arena: &Arena) {
@@ -292,7 +301,12 @@ impl MapState {
                     return Some(());
                 }
                 let mut whole = true;
-                stripe.each_entry(arena, |entry, _| whole = whole && snapshot.add(&entry, is_same));
+                stripe.each_entry(arena, |entry, _| {
+                    // Entries that overlap are none: together they are no longer than the arena.
+                    whole = whole
+                        && snapshot.bytes.len() <= arena.bytes()
+                        && snapshot.add(&entry, is_same);
+                });
                 whole.then_some(())
             },
         );
@@ -309,7 +323,7 @@ impl MapState {
         for stripe in &self.stripes {
             if stripe.stripe.is_changed_by(changed_by) {
                 match self.pair() {
-                    Some(_) => stripe.each_part_of_index(visit),
+                    Some(_) => stripe.each_part_of_index(arena, CELL_BYTES, visit),
                     None => stripe.each_part(arena, visit),
                 }
             }
@@ -363,4 +377,39 @@ fn wrong_key(bytes: usize, expected: usize) -> Error {
 #[cold]
 fn broken() -> Error {
     Error::broken("a collection leads to something that is not inside the arena".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::settle::Kind;
+
+    /// A count that was less than there were entries had the new index so short that looking for a place in it never
+    /// ended; a larger one overflowed.
+    #[test]
+    fn counts_that_lie_are_counted_anew() {
+        for pair in [None, Some(PairBytes { key: 8, value: 8 })] {
+            for (count, used) in [(0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0), (0, 0)] {
+                let made = MapState::create(&Parts::of(Kind::Dict), pair);
+                let Ok(handle) = made else { panic!("no arena") };
+                let (state, arena) = (handle.state(), handle.caller().arena());
+                let put = |key: u64| {
+                    let (key, value) = (key.to_ne_bytes(), (key * 3).to_ne_bytes());
+                    let new = Some((&value[..], &[][..]));
+                    state.change(arena, &key, new, Expected::Anything, &mut Vec::new()).is_ok()
+                };
+                assert!((0..2000).all(put));
+                state.stripes.iter().for_each(|stripe| stripe.set_counts(count, used));
+                state.len(arena);
+                assert!((2000..2040).all(put));
+                for key in 0..2040u64 {
+                    let mut value = Vec::new();
+                    assert!(state.get(arena, &key.to_ne_bytes(), &mut value).is_ok());
+                    assert_eq!(value, (key * 3).to_ne_bytes());
+                }
+                state.clear(arena);
+                assert_eq!(state.len(arena), 0);
+            }
+        }
+    }
 }

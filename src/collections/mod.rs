@@ -20,6 +20,8 @@
 //! itself, directly or through others, lives as long as the arena.
 
 pub(crate) mod array;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod array_fuzz;
 mod buckets;
 pub(crate) mod dict;
 mod elements;

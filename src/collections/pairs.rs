@@ -15,12 +15,11 @@
 //! # If a process dies
 //! As in `buckets.rs`; there is nothing but the block of the index to be found.
 
-use super::buckets::{MapStripe, is_reusable};
+use super::buckets::{MapStripe, NewIndex, is_reusable, log_for};
 use super::map::{Changed, Expected};
 use super::stripe::Changing;
 use crate::error::Error;
 use crate::prim::{AtomicU64, Relaxed, Release};
-use crate::shm::arena::own_id;
 use crate::shm::words::word_of;
 use crate::shm::{Arena, Offset, ParticipantId, fault};
 
@@ -28,6 +27,7 @@ const EMPTY: u64 = 0;
 const REMOVED: u64 = 1;
 const USED: u64 = 2;
 const CELL_WORDS: usize = 3;
+pub(super) const CELL_BYTES: u64 = CELL_WORDS as u64 * 8;
 
 /// How many bytes keys and values have, at most 8 each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +112,9 @@ impl MapStripe {
         before: &mut Vec<u8>,
     ) -> Option<Result<Changed<'a>, Error>> {
         let arena = changing.arena;
+        if !self.is_sound(arena, CELL_BYTES) {
+            return None;
+        }
         let key = word_of(key);
         let mut place = self.search_pair(arena, key, hash)?;
         let mut changed = Changed { done: false, had: false, removed: None };
@@ -160,26 +163,21 @@ impl MapStripe {
     fn make_room_for_pair(&self, changing: &Changing<'_>) -> Result<bool, Error> {
         let arena = changing.arena;
         let old = self.cells(arena).unwrap_or_default();
-        let Some(log) = self.needs_room(old.len() / CELL_WORDS) else { return Ok(false) };
-        let block = arena.allocate((CELL_WORDS as u64 * 8) << log, own_id())?.offset;
-        let new = arena.slice_at::<AtomicU64>(Offset::new(block), CELL_WORDS << log);
-        let new = new.unwrap_or_default();
-        new.iter().for_each(|word| word.store(EMPTY, Relaxed));
-        let mask = (1usize << log) - 1;
+        if !self.needs_room(old.len() / CELL_WORDS) {
+            return Ok(false);
+        }
+        let (count, _) = self.count_pairs(arena);
+        let new = NewIndex::new(arena, CELL_BYTES, log_for(count as usize))?;
         for cell in old.chunks_exact(CELL_WORDS) {
             let word = cell[0].load(Relaxed);
             if word < USED {
                 continue;
             }
-            let mut at = (word >> 32) as usize & mask;
-            while new[at * CELL_WORDS].load(Relaxed) != EMPTY {
-                at = (at + 1) & mask;
-            }
-            for (to, from) in new[at * CELL_WORDS..][..CELL_WORDS].iter().zip(cell) {
+            for (to, from) in new.place((word >> 32) as u32, CELL_WORDS)?.iter().zip(cell) {
                 to.store(from.load(Relaxed), Relaxed);
             }
         }
-        self.replace_index(changing, block, log);
+        self.replace_index(changing, new, count);
         Ok(true)
     }
 

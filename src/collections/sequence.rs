@@ -17,6 +17,8 @@
 //!     is one store: of a word, of the length, or of another array's offset.
 //! R2. Removing from the middle by putting the last one there takes two, so it is written down first: the
 //!     store of the place commits. Until it is 0 again, the words say what the array contains.
+//! R3. What the words say may have been written by anybody: the length is bounded by the block's, and an offset that is
+//!     no array's leads to nothing.
 //!
 //! # If a process dies
 //! Before the store that commits: nothing has changed. After that of a place: the next one to lock does
@@ -60,6 +62,12 @@ impl SequenceState {
                 state.stripe.initialise();
             }
         })
+    }
+
+    /// For a test that scribbles elsewhere.
+    #[cfg(test)]
+    pub(super) fn mutex(&self) -> &crate::sys::robust::RobustMutex {
+        self.stripe.mutex()
     }
 
     #[inline]
@@ -118,6 +126,10 @@ impl SequenceState {
             let Some(array) = self.array(arena) else { return Some(()) };
             for word in &array.words[..array.len()] {
                 let entry = Entry::at(arena, word.load(Relaxed))?;
+                // Entries that overlap are none: together they are no longer than the arena.
+                if elements.bytes.len() > arena.bytes() {
+                    return None;
+                }
                 if entry.value_bytes() > CHECKED_BYTES && !is_same() {
                     return None;
                 }
@@ -193,6 +205,8 @@ impl SequenceState {
     fn replace_array(&self, changing: &Changing<'_>, block: u64) {
         let arena = changing.arena;
         let before = self.array.load(Relaxed);
+        // R3.
+        let before = self.array(arena).map_or(0, |_| before);
         arena.set_owner(before, own_id());
         fault::point("list.moving");
         self.array.store(block, Release);
@@ -386,7 +400,7 @@ impl SequenceState {
             to.store(from, Relaxed);
         }
         let changing = self.change(arena);
-        if self.stripe.version() != elements.version + 1 {
+        if self.stripe.version() != elements.version.wrapping_add(1) {
             drop(changing);
             arena.free(block);
             return Ok(false);
@@ -443,7 +457,9 @@ impl SequenceState {
         }
         self.stripe.heap.each_page(arena, |page| visit(Part::Block(page)));
         self.each_entry(arena, |entry| entry.each_part(visit));
-        if let block @ 1.. = self.array.load(Relaxed) {
+        if let block @ 1.. = self.array.load(Relaxed)
+            && block_at(arena, block).is_some()
+        {
             visit(Part::Block(block));
         }
     }

@@ -90,7 +90,7 @@ impl Stripe {
     ) -> Changing<'a> {
         let version = self.version.load(Relaxed);
         // Odd: whoever died in the middle may have changed something. Either way the next odd number.
-        self.version.store(version + 1 + (version & 1), Relaxed);
+        self.version.store(version.wrapping_add(1 + (version & 1)), Relaxed);
         // SYNC(stripe-version): pairs with the Acquire fence in `read`.
         fence(Release);
         let changing = Changing { stripe: self, arena };
@@ -144,6 +144,12 @@ impl Stripe {
         }
     }
 
+    /// The mutex, for a test that scribbles elsewhere.
+    #[cfg(test)]
+    pub(crate) fn mutex(&self) -> &RobustMutex {
+        &self.lock
+    }
+
     /// Changes with every change.
     pub(super) fn version(&self) -> u64 {
         // SYNC(stripe-version): pairs with the Release in `drop`.
@@ -161,8 +167,9 @@ impl Drop for Changing<'_> {
     fn drop(&mut self) {
         fault::point("stripe.unlocking");
         self.stripe.changing.store(0, Release);
+        let version = self.stripe.version.load(Relaxed);
         // SYNC(stripe-version): pairs with the Acquire in `read`.
-        self.stripe.version.store(self.stripe.version.load(Relaxed) + 1, Release);
+        self.stripe.version.store(version.wrapping_add(1), Release);
         self.stripe.lock.unlock();
     }
 }

@@ -35,10 +35,15 @@ use crate::shm::{Arena, Offset, ParticipantId};
 use crate::sync;
 use crate::sys;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a batch is queued again when its workers die *between* calls, which is nobody's fault.
 const ATTEMPTS_MAX: u32 = 1000;
+
+/// How long an orphan is waited for that was killed and does not end.
+const ORPHAN_ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is tried again to learn what could not be learnt.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A worker that is dead.
 #[derive(Debug, Clone, Copy)]
@@ -246,20 +251,31 @@ fn settle_process(arena: &Arena, id: ParticipantId) {
 /// Ends a process that nobody watches, and waits until it can no longer write to the arena.
 ///
 /// It is about to end anyway: its guardian kills it when it finds its own user's process dead, and
-/// is not needed for that if it is dead itself (parent-death signal).
+/// is not needed for that if it is dead itself (parent-death signal). What cannot be had just now, a pidfd or a
+/// look at its start time, is tried again: until it is known to be gone it may write.
 pub(crate) fn end_orphan(arena: &Arena, id: ParticipantId) -> u32 {
-    let (pid, start_time_ticks) = arena.identity_of(id);
-    let Ok(pidfd) = sys::process::open_pidfd(pid) else { return pid };
-    match sys::process::start_time_ticks(pid) {
-        Some(ticks) if ticks == start_time_ticks => {
-            let _ = sys::process::kill_pidfd(&pidfd);
-        }
-        // Too young to have entered its time: not killed, because it might be a stranger.
-        Some(_) if start_time_ticks == 0 => {}
-        // It is gone, and its pid is a stranger's or nobody's.
-        _ => return pid,
-    }
+    let (pid, mut start_time_ticks) = arena.identity_of(id);
     // SIGKILL takes effect at once, except in a process that is stuck in the kernel.
-    let _ = sys::fd::poll_one(pidfd.as_fd(), Some(Duration::from_secs(10)));
+    let limit = Instant::now() + ORPHAN_ENDS_WITHIN;
+    let (mut pidfd, mut killed) = (None, false);
+    while !sys::process::is_gone(pid, start_time_ticks) && Instant::now() < limit {
+        // It may enter its time now.
+        start_time_ticks = arena.identity_of(id).1;
+        pidfd = pidfd.or_else(|| sys::process::open_pidfd(pid).ok());
+        // One that is too young to have entered its time is not killed: it might be a stranger.
+        let is_known =
+            start_time_ticks != 0 && sys::process::start_time_ticks(pid) == Some(start_time_ticks);
+        if is_known && !killed {
+            match &pidfd {
+                Some(pidfd) => killed = sys::process::kill_pidfd(pidfd).is_ok(),
+                None => sys::process::kill_by_pid(pid),
+            }
+        }
+        match pidfd.as_ref().map(|pidfd| sys::fd::poll_one(pidfd.as_fd(), Some(LOOK_AGAIN))) {
+            Some(Ok(true)) => break,
+            Some(Ok(false)) => {}
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
     pid
 }

@@ -11,9 +11,12 @@
 //! # Rules
 //! R1. Block and list are written into the cell *before* they become nobody's, and while it is FILLING;
 //!     they are taken over *before* the cell says TAKEN (in place of the length), which commits, and
-//!     while it is TAKING. An EMPTY cell has neither. So a claimer that dies leaves them to be found.
+//!     while it is TAKING. It says so until the next value is written into it, which has no part in what was there.
+//!     So a claimer that dies leaves them to be found.
 //! R2. A value without a block and a list is taken by the swap to EMPTY.
-//! R3. No code of the user runs while a cell is claimed: but for numbers and vectors of them, values are
+//! R3. What leads to cells, or from a cell to a block, may have been written by anybody: cells lie in the object's
+//!     own block, and a block that is taken over is one in use, and of the value's length.
+//! R4. No code of the user runs while a cell is claimed: but for numbers and vectors of them, values are
 //!     encoded before and decoded after.
 //!
 //! # If a process dies
@@ -64,6 +67,23 @@ pub(super) struct BufferState {
     start: AtomicU64,
     pub(super) getters: Line<Room>,
     pub(super) putters: Line<Room>,
+}
+
+/// Where the cells of an object may lie: behind its state, in its block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    start: u64,
+    bytes: u64,
+}
+
+impl Place {
+    /// Behind the `S` at the beginning of a block that has so many bytes.
+    #[inline]
+    pub(super) fn of<S>(block: u64, block_bytes: u64) -> Self {
+        let state_bytes = size_of::<S>() as u64;
+        let start = block.saturating_add(state_bytes);
+        Self { start, bytes: block_bytes.saturating_sub(state_bytes) }
+    }
 }
 
 /// How many bytes cells take, and how many words each.
@@ -121,16 +141,18 @@ impl BufferState {
         self.count.load(Relaxed) as usize
     }
 
-    /// The buffer, whose cells lie behind `base`.
+    /// The buffer; `None` if there cannot be one (R3).
     #[inline]
-    pub(super) fn at<'a>(&'a self, arena: &'a Arena, base: u64) -> Option<Buffer<'a>> {
+    pub(super) fn at<'a>(&'a self, arena: &'a Arena, place: Place) -> Option<Buffer<'a>> {
         let (count, cell_words) = (self.count.load(Relaxed), self.cell_words.load(Relaxed));
-        let words = usize::try_from(count.checked_mul(cell_words)?).ok()?;
-        if cell_words <= CELL_HEADER_WORDS as u64 {
+        let (words, start) = (count.checked_mul(cell_words)?, self.start.load(Relaxed));
+        if count == 0
+            || cell_words <= CELL_HEADER_WORDS as u64
+            || words.checked_mul(8)?.checked_add(start)? > place.bytes
+        {
             return None;
         }
-        let start = base.checked_add(self.start.load(Relaxed))?;
-        let words = arena.slice_at(Offset::new(start), words)?;
+        let words = arena.slice_at(Offset::new(place.start.checked_add(start)?), words as usize)?;
         let cells = Cells {
             head: &self.head.0,
             tail: &self.tail.0,
@@ -160,6 +182,12 @@ impl About {
     #[inline]
     fn to_raw(self) -> u64 {
         self.bytes << 32 | u64::from(self.stored)
+    }
+
+    /// Without a block that cannot be the value's (R3).
+    fn checked(self, arena: &Arena) -> Self {
+        let sound = self.block == 0 || arena.is_block_of(self.block, self.bytes);
+        Self { block: if sound { self.block } else { 0 }, ..self }
     }
 }
 
@@ -234,7 +262,7 @@ impl<'a> Buffer<'a> {
     }
 
     /// Takes the oldest value, if there is one; unless it is in a block, `read` gets its bytes, which
-    /// does with them what R3 allows.
+    /// does with them what R4 allows.
     #[inline]
     pub(super) fn try_get<R>(
         &self,
@@ -243,24 +271,27 @@ impl<'a> Buffer<'a> {
     ) -> Option<Taken<'a, R>> {
         let claim = self.cells.claim_full(u64::from(me))?;
         fault::point("queue.taking");
-        let About { bytes, stored, block } = About::of(claim.words);
-        let bytes = bytes as usize;
-        let read = (block == 0).then(|| {
+        let about = About::of(claim.words);
+        let (bytes, is_here) = (about.bytes as usize, about.block == 0);
+        let read = is_here.then(|| {
             // SAFETY: R1 of `cells.rs`: the cell is ours while it is TAKING.
             read(unsafe { bytes_alone(&claim.words[CELL_HEADER_WORDS - 1..], bytes) })
         });
-        let carried = CarriedBy::new(self.arena, block, stored);
-        if block != 0 || stored != 0 {
-            self.take_over(claim, block, stored);
+        let mut block = 0;
+        if !is_here || about.stored != 0 {
+            block = self.take_over(claim, about);
         }
+        let carried = CarriedBy::new(self.arena, block, about.stored);
         fault::point("queue.taken");
         self.cells.empty(claim);
         fault::point("queue.emptied");
         Some(Taken { read, block, bytes, carried })
     }
 
+    /// Takes over what a value has beside its cell; its block, if it is there.
     #[cold]
-    fn take_over(&self, claim: Claim<'_>, block: u64, stored: u32) {
+    fn take_over(&self, claim: Claim<'_>, about: About) -> u64 {
+        let About { stored, block, .. } = about.checked(self.arena);
         self.arena.set_owner(block, own_id());
         if stored != 0 {
             self.arena.lock_objects().hand_over(stored, own_id());
@@ -270,7 +301,7 @@ impl<'a> Buffer<'a> {
         claim.words[0].store(TAKEN << 32, Release);
         fault::point("queue.marked");
         claim.words[1].store(0, Release);
-        claim.words[0].store(0, Release);
+        block
     }
 
     /// How many values there are.
@@ -295,7 +326,7 @@ impl<'a> Buffer<'a> {
     /// Visits what is reachable.
     pub(super) fn each_part(&self, visit: &mut dyn FnMut(Part)) {
         self.cells.each_used(|words| {
-            let About { bytes, stored, block } = About::of(words);
+            let About { bytes, stored, block } = About::of(words).checked(self.arena);
             if bytes != TAKEN && block != 0 {
                 visit(Part::Block(block));
             }
@@ -309,7 +340,7 @@ impl<'a> Buffer<'a> {
     pub(super) fn settle(&self, locked: &Objects<'_>, object: u32, dead: ParticipantId) {
         self.cells.each_orphan(dead.to_raw(), |orphan| match orphan {
             Orphan::Filling(claim) => {
-                let About { stored, block, .. } = About::of(claim.words);
+                let About { stored, block, .. } = About::of(claim.words).checked(self.arena);
                 // This process's own before nothing leads to them: it may die, too.
                 self.arena.set_owner(block, own_id());
                 if stored != 0 {
@@ -329,7 +360,6 @@ impl<'a> Buffer<'a> {
                 let About { bytes, stored, block } = About::of(claim.words);
                 if bytes == TAKEN {
                     claim.words[1].store(0, Release);
-                    claim.words[0].store(0, Release);
                     self.cells.empty(claim);
                     return;
                 }

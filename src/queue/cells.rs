@@ -26,6 +26,8 @@
 //! R4. A consumer passes over cells that are FILLING, so a producer that is stopped, or dead and not
 //!     settled yet, keeps nobody from what others have put. When it has found a value behind such
 //!     cells, it looks at them again: one that is still FILLING had not been put when that value was.
+//! R5. What a hint says is bounded before use, and so is how often a loop goes round that waits for hints and cells
+//!     to agree: anybody may have written there.
 //!
 //! # Orderings
 //! `cell-full`: release in `fill`, acquire in `claim_full`; carries the cell's words. `cell-emptied`:
@@ -127,7 +129,30 @@ enum Lap {
     Later,
 }
 
+/// Rounds of a loop, beside those over all cells, in which others may be faster. More are not lost to them.
+const ROUNDS: u32 = if cfg!(loom) { 64 } else { 1 << 16 };
+
 impl<'a> Cells<'a> {
+    /// How often a loop goes round at most (R5).
+    #[inline]
+    fn rounds(&self) -> std::ops::Range<u64> {
+        0..u64::from(self.count) * 4 + u64::from(ROUNDS)
+    }
+
+    /// The position that a hint names (R5).
+    #[inline]
+    fn position(&self, hint: &AtomicU64) -> Position {
+        let at = Position::from_raw(hint.load(Relaxed));
+        if at.index < self.count { at } else { self.bound(hint, at) }
+    }
+
+    #[cold]
+    fn bound(&self, hint: &AtomicU64, at: Position) -> Position {
+        let bounded = Position { index: 0, ..at };
+        let _ = hint.compare_exchange(at.to_raw(), bounded.to_raw(), Relaxed, Relaxed);
+        bounded
+    }
+
     #[inline]
     fn cell(&self, index: u32) -> (&'a AtomicU64, &'a [AtomicU64]) {
         let start = index as usize * self.cell_words;
@@ -165,11 +190,22 @@ impl<'a> Cells<'a> {
         let _ = hint.compare_exchange(at.to_raw(), next, Relaxed, Relaxed);
     }
 
+    /// The same if the cell is in `lap` by now: all values are at most two laps behind that (R5).
+    #[inline]
+    fn catch_up(&self, hint: &AtomicU64, at: Position, lap: u32) {
+        let behind = lap.wrapping_sub(at.lap);
+        if behind <= 2 {
+            return self.pass(hint, at);
+        }
+        let next = self.after(Position { lap: lap.wrapping_sub(2), ..at }).to_raw();
+        let _ = hint.compare_exchange(at.to_raw(), next, Relaxed, Relaxed);
+    }
+
     /// Claims the next cell for filling; `None` if there is none.
     #[inline]
     pub(crate) fn claim_empty(&self, me: u64) -> Option<Claim<'a>> {
-        loop {
-            let at = Position::from_raw(self.tail.load(Relaxed));
+        for _ in self.rounds() {
+            let at = self.position(self.tail);
             let (word, raw, state, lap) = self.look(at);
             match (lap, state.state) {
                 (Lap::Same, EMPTY) => {
@@ -179,7 +215,7 @@ impl<'a> Cells<'a> {
                         return Some(Claim { at, words: self.cell(at.index).1 });
                     }
                 }
-                (Lap::Same | Lap::Later, _) => self.pass(self.tail, at),
+                (Lap::Same | Lap::Later, _) => self.catch_up(self.tail, at, state.lap),
                 (Lap::Earlier, _) => {
                     if self.tail.load(Relaxed) == at.to_raw() {
                         return None;
@@ -187,20 +223,22 @@ impl<'a> Cells<'a> {
                 }
             }
         }
+        None
     }
 
     /// Whether the next cell can be claimed for filling; a moment's view.
     pub(crate) fn has_room(&self) -> bool {
-        loop {
-            let at = Position::from_raw(self.tail.load(Relaxed));
+        for _ in self.rounds() {
+            let at = self.position(self.tail);
             let (_, _, state, lap) = self.look(at);
             match (lap, state.state) {
                 (Lap::Same, EMPTY) => return true,
-                (Lap::Same | Lap::Later, _) => self.pass(self.tail, at),
+                (Lap::Same | Lap::Later, _) => self.catch_up(self.tail, at, state.lap),
                 (Lap::Earlier, _) if self.tail.load(Relaxed) == at.to_raw() => return false,
                 (Lap::Earlier, _) => {}
             }
         }
+        false
     }
 
     /// Publishes a cell that has been filled.
@@ -214,45 +252,59 @@ impl<'a> Cells<'a> {
     /// Claims the oldest value; `None` if there is none (R4).
     #[inline]
     pub(crate) fn claim_full(&self, me: u64) -> Option<Claim<'a>> {
-        'again: loop {
-            let start = Position::from_raw(self.head.load(Relaxed));
-            let (mut at, mut at_head) = (start, true);
-            loop {
-                let (word, raw, state, lap) = self.look(at);
-                match (lap, state.state) {
-                    (Lap::Same, FULL) => {
-                        if !at_head && self.has_value_between(start, at) {
-                            continue 'again;
-                        }
-                        let taking = State { lap: at.lap, claimer: me, state: TAKING };
-                        if word.compare_exchange(raw, taking.to_raw(), AcqRel, Relaxed).is_err() {
-                            continue;
-                        }
-                        if at_head {
-                            self.pass(self.head, at);
-                        }
-                        return Some(Claim { at, words: self.cell(at.index).1 });
+        let mut start = self.position(self.head);
+        let (mut at, mut at_head) = (start, true);
+        for _ in self.rounds() {
+            let (word, raw, state, lap) = self.look(at);
+            match (lap, state.state) {
+                (Lap::Same, FULL) => {
+                    if !at_head && self.has_value_between(start, at) {
+                        start = self.position(self.head);
+                        (at, at_head) = (start, true);
+                        continue;
                     }
-                    // Not done: it may be given back, and then the head must not be behind it.
-                    (Lap::Same, FILLING | TAKING) => at_head = false,
-                    (Lap::Later, _) => {
-                        if at_head {
-                            self.pass(self.head, at);
-                        }
+                    let taking = State { lap: at.lap, claimer: me, state: TAKING };
+                    if word.compare_exchange(raw, taking.to_raw(), AcqRel, Relaxed).is_err() {
+                        continue;
                     }
-                    _ if at_head && self.head.load(Relaxed) != at.to_raw() => continue 'again,
-                    _ => return None,
+                    if at_head {
+                        self.pass(self.head, at);
+                    }
+                    return Some(Claim { at, words: self.cell(at.index).1 });
                 }
-                at = self.after(at);
+                // Not done: it may be given back, and then the head must not be behind it.
+                (Lap::Same, FILLING | TAKING) => at_head = false,
+                (Lap::Later, _) if at_head && state.lap.wrapping_sub(at.lap) > 2 => {
+                    self.catch_up(self.head, at, state.lap);
+                    start = self.position(self.head);
+                    at = start;
+                    continue;
+                }
+                (Lap::Later, _) => {
+                    if at_head {
+                        self.pass(self.head, at);
+                    }
+                }
+                _ if at_head && self.head.load(Relaxed) != at.to_raw() => {
+                    start = self.position(self.head);
+                    at = start;
+                    continue;
+                }
+                _ => return None,
             }
+            at = self.after(at);
         }
+        None
     }
 
     /// Whether a cell that was passed over has been filled (R4).
     #[cold]
     fn has_value_between(&self, start: Position, end: Position) -> bool {
         let mut at = start;
-        while at != end {
+        for _ in 0..self.count {
+            if at == end {
+                break;
+            }
             let (_, _, state, lap) = self.look(at);
             if (lap, state.state) == (Lap::Same, FULL) {
                 return true;
@@ -274,7 +326,10 @@ impl<'a> Cells<'a> {
     pub(crate) fn give_back(&self, claim: Claim<'_>) {
         // R2.
         let mut head = self.head.load(Relaxed);
-        while claim.at.is_before(Position::from_raw(head)) {
+        for _ in self.rounds() {
+            if !claim.at.is_before(Position::from_raw(head)) {
+                break;
+            }
             match self.head.compare_exchange(head, claim.at.to_raw(), AcqRel, Relaxed) {
                 Ok(_) => break,
                 Err(now) => head = now,
@@ -299,7 +354,7 @@ impl<'a> Cells<'a> {
 
     /// Whether there is a value.
     pub(crate) fn has_value(&self) -> bool {
-        let mut at = Position::from_raw(self.head.load(Relaxed));
+        let mut at = self.position(self.head);
         for _ in 0..self.count {
             let (_, _, state, lap) = self.look(at);
             match (lap, state.state) {
@@ -347,130 +402,5 @@ impl<'a> Cells<'a> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    struct Memory {
-        head: AtomicU64,
-        tail: AtomicU64,
-        words: Vec<AtomicU64>,
-        count: u32,
-    }
-
-    impl Memory {
-        fn new(count: u32) -> Self {
-            let words = (0..count * 2).map(|_| AtomicU64::new(0)).collect();
-            Self { head: AtomicU64::new(0), tail: AtomicU64::new(0), words, count }
-        }
-
-        fn cells(&self) -> Cells<'_> {
-            Cells {
-                head: &self.head,
-                tail: &self.tail,
-                words: &self.words,
-                count: self.count,
-                cell_words: 2,
-            }
-        }
-    }
-
-    fn put(cells: Cells<'_>, value: u64) -> bool {
-        let Some(claim) = cells.claim_empty(1) else { return false };
-        claim.words[0].store(value, Relaxed);
-        cells.fill(claim);
-        true
-    }
-
-    fn get(cells: Cells<'_>) -> Option<u64> {
-        let claim = cells.claim_full(2)?;
-        let value = claim.words[0].load(Relaxed);
-        cells.empty(claim);
-        Some(value)
-    }
-
-    #[test]
-    fn values_come_out_in_order_and_the_count_is_the_limit() {
-        for count in [1, 2, 3, 7] {
-            let memory = Memory::new(count);
-            let cells = memory.cells();
-            let (mut next, mut expected) = (0, 0);
-            for round in 0..1000u32 {
-                for _ in 0..round % (count + 2) {
-                    next += u64::from(put(cells, next));
-                }
-                assert!(cells.counts().0 <= count as usize);
-                for _ in 0..round % 3 {
-                    if let Some(value) = get(cells) {
-                        assert_eq!(value, expected);
-                        expected += 1;
-                    }
-                }
-                assert_eq!(cells.counts(), ((next - expected) as usize, 0));
-                assert_eq!(cells.has_value(), next > expected);
-            }
-        }
-    }
-
-    #[test]
-    fn laps_begin_anew_after_the_last() {
-        let memory = Memory::new(2);
-        let last = u64::from(u32::MAX) << 32;
-        memory.words[0].store(last, Relaxed);
-        memory.words[2].store(last, Relaxed);
-        memory.head.store(last, Relaxed);
-        memory.tail.store(last, Relaxed);
-        for value in 0..9 {
-            assert!(put(memory.cells(), value));
-            assert_eq!(get(memory.cells()), Some(value));
-        }
-    }
-
-    #[test]
-    fn a_producer_that_is_not_done_keeps_nobody_from_later_values() {
-        let memory = Memory::new(3);
-        let cells = memory.cells();
-        let slow = cells.claim_empty(1).unwrap();
-        assert!(put(cells, 7));
-        assert_eq!((get(cells), get(cells)), (Some(7), None));
-        slow.words[0].store(6, Relaxed);
-        cells.fill(slow);
-        assert_eq!((get(cells), get(cells)), (Some(6), None));
-        // Two more laps, with the head where it belongs.
-        for value in 0..6 {
-            assert!(put(cells, value));
-            assert_eq!(get(cells), Some(value));
-        }
-    }
-
-    #[test]
-    fn claims_of_the_dead_are_found_and_a_value_comes_back_in_its_place() {
-        let memory = Memory::new(3);
-        let cells = memory.cells();
-        assert!(put(cells, 1) && put(cells, 2));
-        let _taken = cells.claim_full(9).unwrap();
-        let _filled = cells.claim_empty(9).unwrap();
-        cells.each_orphan(9, |orphan| match orphan {
-            Orphan::Filling(claim) => cells.empty(claim),
-            Orphan::Taking(claim) => cells.give_back(claim),
-        });
-        assert!(!put(cells, 3), "until a value has gone there is one cell less");
-        assert_eq!(get(cells), Some(1));
-        assert!(put(cells, 3), "the position that was not filled is passed over");
-        assert_eq!((get(cells), get(cells), get(cells)), (Some(2), Some(3), None));
-    }
-
-    #[test]
-    fn hints_left_behind_are_moved_on() {
-        let memory = Memory::new(4);
-        let cells = memory.cells();
-        for value in 0..3 {
-            assert!(put(cells, value));
-        }
-        memory.tail.store(0, Relaxed);
-        assert_eq!(get(cells), Some(0));
-        memory.head.store(0, Relaxed);
-        assert!(put(cells, 3));
-        assert_eq!((get(cells), get(cells), get(cells)), (Some(1), Some(2), Some(3)));
-        assert_eq!(get(cells), None);
-    }
-}
+#[path = "cells_tests.rs"]
+mod tests;

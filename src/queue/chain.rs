@@ -17,11 +17,13 @@
 //! # Rules
 //! R1. The chain and its entries' words are the truth. A change is one store: into the link before an
 //!     entry, or into its state.
-//! R2. Settlement sets the dead one's bit in `orphans`, before its id can be another's. Whoever locks the
+//! R2. What links, counts and hints say may have been written by anybody: a walk ends where the chain closes to a
+//!     circle or leads to no entry, and counts saturate.
+//! R3. Settlement sets the dead one's bit in `orphans`, before its id can be another's. Whoever locks the
 //!     stripe next deals with its entries before it does anything else.
 //!
 //! # If a process dies
-//! With something taken: R2, and whoever waits looks again. While it changes the chain: `stripe.rs`.
+//! With something taken: R3, and whoever waits looks again. While it changes the chain: `stripe.rs`.
 
 use super::buffer::settle_room;
 use super::transfer::damaged;
@@ -30,6 +32,7 @@ use crate::collections::stripe::{Changing, Stripe};
 use crate::error::Error;
 use crate::limits::PARTICIPANTS_MAX;
 use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::shm::circle::Circle;
 use crate::shm::keeper::Part;
 use crate::shm::offset::Shared;
 use crate::shm::{Arena, Offset, ParticipantId, fault};
@@ -96,7 +99,7 @@ impl<'a> Node<'a> {
 impl ChainState {
     pub(super) fn change<'a>(&'a self, arena: &'a Arena) -> Changing<'a> {
         let changing = self.stripe.change(arena, |changing| self.repair(changing));
-        // SYNC(joinable-orphans): pairs with the Release in `note_death`.
+        // SYNC(joinable-orphans): pairs with the swap in `note_death`.
         if self.has_orphans.load(Acquire) != 0 {
             self.reclaim(&changing);
         }
@@ -110,11 +113,13 @@ impl ChainState {
         from: u64,
         mut visit: impl FnMut(Node<'a>, Option<&'a AtomicU64>) -> bool,
     ) {
-        let (mut link, mut at) = match from {
-            0 => (Some(&self.first), self.first.load(Relaxed)),
-            from => (None, from),
+        let (mut link, mut at) = match Node::at(arena, from) {
+            None => (Some(&self.first), self.first.load(Relaxed)),
+            Some(_) => (None, from),
         };
+        let mut circle = Circle::new();
         while at != 0
+            && !circle.is_closed_by(at)
             && let Some(node) = Node::at(arena, at)
         {
             let next = node.next.load(Relaxed);
@@ -146,8 +151,8 @@ impl ChainState {
         fault::point("joinable.appending");
         changing.publish(link, place, entry);
         self.last.store(place, Relaxed);
-        self.queued.store(self.queued.load(Relaxed) + 1, Relaxed);
-        self.unfinished.store(self.unfinished.load(Relaxed) + 1, Relaxed);
+        self.queued.store(self.queued.load(Relaxed).saturating_add(1), Relaxed);
+        self.unfinished.store(self.unfinished.load(Relaxed).saturating_add(1), Relaxed);
         Ok(true)
     }
 
@@ -229,7 +234,7 @@ impl ChainState {
         self.last.store(last, Relaxed);
     }
 
-    /// Deals with what dead consumers had taken (R2).
+    /// Deals with what dead consumers had taken (R3).
     #[cold]
     fn reclaim(&self, changing: &Changing<'_>) {
         let arena = changing.arena;
@@ -255,10 +260,12 @@ impl ChainState {
         self.from.store(0, Relaxed);
         self.count(arena);
         fault::point("joinable.reclaimed");
-        self.has_orphans.store(0, Relaxed);
+        // The bits before the flag: whoever dies in between leaves it for the next one to look at them.
         for (bits, seen) in self.orphans.iter().zip(dead) {
             bits.fetch_and(!seen, AcqRel);
         }
+        // SYNC(joinable-orphans): pairs with the swap in `note_death`; a bit that came meanwhile is seen.
+        self.has_orphans.swap(0, AcqRel);
         if self.orphans.iter().any(|bits| bits.load(Acquire) != 0) {
             self.has_orphans.store(1, Relaxed);
         }
@@ -295,6 +302,8 @@ impl ChainState {
             true
         });
         self.from.store(0, Relaxed);
+        // A cache, and whoever died may have been about to make it right.
+        self.has_orphans.store(1, Relaxed);
         self.find_last(arena);
         self.count(arena);
         changing.rebuild_heap(&self.slots_in_use(arena));
@@ -333,12 +342,12 @@ impl ChainState {
         crate::collections::keep::check_parts(arena, |visit| self.each_part(arena, None, visit))
     }
 
-    /// Notes that a participant has died (R2), and takes its threads out of the rooms.
+    /// Notes that a participant has died (R3), and takes its threads out of the rooms.
     fn note_death(&self, arena: &Arena, object: u32, dead: ParticipantId) {
         let id = dead.to_raw() as usize;
         self.orphans[id / BITS].fetch_or(1 << (id % BITS), AcqRel);
-        // SYNC(joinable-orphans): pairs with the Acquire in `change`; carries the bit.
-        self.has_orphans.store(1, Release);
+        // SYNC(joinable-orphans): pairs with the Acquire in `change` and the swap in `reclaim`; carries the bit.
+        self.has_orphans.swap(1, AcqRel);
         for room in [&self.getters, &self.putters, &self.joiners] {
             settle_room(arena, room, object, dead);
         }
@@ -361,5 +370,36 @@ pub(super) fn each_part(
 pub(super) fn settle(arena: &Arena, block: u64, object: u32, dead: ParticipantId) {
     if let Some(state) = arena.at(Offset::<ChainState>::new(block)) {
         state.note_death(arena, object, dead);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::handle::{Handle, Parts};
+    use crate::sync::settle::Kind;
+
+    /// Whoever died while it forgot the dead, after the flag and before the bits, left a bit that was taken for a later
+    /// process's with the same id: what that one had got was given to another, though it lived.
+    #[test]
+    fn a_bit_that_was_not_forgotten_is_seen_by_the_next_one_to_repair() {
+        let handle = Handle::create(&Parts::of(Kind::JoinableQueue), None, |state: &ChainState| {
+            #[allow(unsafe_code)] // As the comment says.
+            // SAFETY: the object is new and nobody else's yet.
+            unsafe {
+                state.stripe.initialise();
+            }
+        });
+        let Ok(handle) = handle else { panic!("no arena") };
+        let (state, arena) = (handle.state(), handle.caller().arena());
+        state.orphans[0].store(1 << 7, Relaxed);
+        state.repair(&state.change(arena));
+        drop(state.change(arena));
+        assert_eq!((state.orphans[0].load(Relaxed), state.has_orphans.load(Relaxed)), (0, 0));
+        // And one that is noted meanwhile.
+        state.note_death(arena, handle.caller().id().index(), ParticipantId::from_raw(70));
+        assert_eq!((state.orphans[1].load(Relaxed), state.has_orphans.load(Relaxed)), (1 << 6, 1));
+        drop(state.change(arena));
+        assert_eq!((state.orphans[1].load(Relaxed), state.has_orphans.load(Relaxed)), (0, 0));
     }
 }

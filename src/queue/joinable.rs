@@ -380,3 +380,7 @@ impl<T: Kept> fmt::Debug for JoinableQueue<T> {
             .finish()
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+#[path = "joinable_fuzz.rs"]
+mod fuzz;

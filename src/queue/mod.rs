@@ -20,12 +20,16 @@
 #[cfg(not(loom))]
 mod buffer;
 mod cells;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod cells_fuzz;
 #[cfg(all(test, loom))]
 mod cells_models;
 #[cfg(not(loom))]
 mod chain;
 #[cfg(not(loom))]
 mod errors;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod handle_fuzz;
 #[cfg(not(loom))]
 mod joinable;
 #[cfg(not(loom))]
@@ -36,7 +40,7 @@ mod pipe;
 #[allow(clippy::module_inception)] // The folder is named for all queues, the file for this one.
 mod queue;
 pub(crate) mod ring;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod ring_fuzz;
 #[cfg(all(test, loom))]
 mod ring_models;

@@ -13,7 +13,7 @@
 //! What it held of the buffers is settled first, then its ends are given up; with the last holder of an
 //! end the other side is told to look (`keep.rs`).
 
-use super::buffer::{Buffer, BufferState};
+use super::buffer::{Buffer, BufferState, Place};
 use super::errors::{GetError, PutError};
 use super::queue::{layout, slot_bytes};
 use super::transfer::{Ended, Transfer, damaged};
@@ -147,8 +147,8 @@ impl<A: Kept, B: Kept> Pipe<A, B> {
 
     fn transfer(&self, side: usize) -> Option<Transfer<'_>> {
         let (caller, state) = (self.pipe.caller(), &self.pipe.state().buffers[side]);
-        let base = caller.block() + size_of::<PipeState>() as u64;
-        Some(Transfer { caller, state, buffer: state.at(caller.arena(), base)? })
+        let place = Place::of::<PipeState>(caller.block(), caller.block_bytes());
+        Some(Transfer { caller, state, buffer: state.at(caller.arena(), place)? })
     }
 
     fn ended(&self) -> Option<Ended> {
@@ -411,11 +411,11 @@ impl<T: Kept> RecvEnd<T> {
 /// The two buffers of the pipe at a block of the arena.
 pub(super) fn buffers_at(arena: &Arena, block: u64) -> impl Iterator<Item = Buffer<'_>> {
     let state = arena.at(Offset::<PipeState>::new(block));
-    let base = block + size_of::<PipeState>() as u64;
+    let place = Place::of::<PipeState>(block, arena.bytes_of_used(block));
     state
         .into_iter()
         .flat_map(|state| &state.buffers)
-        .filter_map(move |buffer| buffer.at(arena, base))
+        .filter_map(move |buffer| buffer.at(arena, place))
 }
 
 /// What is stored in the end at a block of the arena.
@@ -426,3 +426,7 @@ pub(super) fn each_part_of_end(arena: &Arena, block: u64, visit: &mut dyn FnMut(
         visit(Part::Stored(stored));
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+#[path = "buffer_fuzz.rs"]
+mod fuzz;

@@ -8,7 +8,7 @@
 //! R2. A producer claims a cell, and then looks whether the queue is closed: if so, it gives up. Whoever
 //!     gets nothing from a closed queue looks for claimed cells, and waits for them to be settled.
 
-use super::buffer::{Buffer, BufferState, size_of_cells};
+use super::buffer::{Buffer, BufferState, Place, size_of_cells};
 use super::errors::{GetError, PutError};
 use super::transfer::{Ended, Transfer, damaged};
 use crate::collections::Kept;
@@ -28,7 +28,7 @@ use std::time::Duration;
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct QueueState {
-    buffer: BufferState,
+    pub(super) buffer: BufferState,
     closed: AtomicU32,
 }
 
@@ -126,8 +126,9 @@ impl<T: Kept> Queue<T> {
 
     #[inline]
     fn buffer(&self) -> Option<Buffer<'_>> {
-        let base = self.handle.caller().block() + size_of::<QueueState>() as u64;
-        self.handle.state().buffer.at(self.handle.caller().arena(), base)
+        let caller = self.handle.caller();
+        let place = Place::of::<QueueState>(caller.block(), caller.block_bytes());
+        self.handle.state().buffer.at(caller.arena(), place)
     }
 
     #[inline]
@@ -338,7 +339,7 @@ impl<T: Kept> fmt::Debug for Queue<T> {
 /// The queue at a block of the arena.
 pub(super) fn at(arena: &Arena, block: u64) -> Option<Buffer<'_>> {
     let state = arena.at(crate::shm::Offset::<QueueState>::new(block))?;
-    state.buffer.at(arena, block + size_of::<QueueState>() as u64)
+    state.buffer.at(arena, Place::of::<QueueState>(block, arena.bytes_of_used(block)))
 }
 
 pub(super) fn each_part(arena: &Arena, block: u64, visit: &mut dyn FnMut(Part)) {

@@ -14,18 +14,28 @@ fn fuzz_ring() {
         let cells = cells.map(AtomicU64::new);
         let ring = Ring { head: &head, tail: &tail, cells: &cells };
         for (step, value) in steps.iter().take(40) {
-            match step % 6 {
+            match step % 9 {
                 0 => drop(ring.push(value % (1 << 24))),
                 1 => {
-                    if let Some(claim) = ring.claim(1, |_| ()) {
+                    let written_down = std::cell::Cell::new(None);
+                    if let Some(claim) = ring.claim(1, |position| written_down.set(Some(position)))
+                    {
                         assert!(claim.value < 1 << 24);
-                        ring.release(claim.position);
+                        assert_eq!(written_down.get(), Some(claim.position));
+                        // Others die with their claim.
+                        if value % 4 != 0 {
+                            ring.release(claim.position);
+                        }
                     }
                 }
                 2 => drop(ring.withdraw(*value % (1 << 24))),
                 3 => drop(ring.has_value()),
                 4 => cells[*value as usize % 8].store(u64::from(*value) << 20 | 1, Relaxed),
-                _ => drop(ring.claimed_at(u64::from(*value), 1)),
+                5 => drop(ring.claimed_at(u64::from(*value), 1)),
+                6 => assert!(ring.claims().len() <= cells.len()),
+                7 => ring
+                    .clear_out(|value| value % 2 == 0, |position, who| (position + who) % 3 == 0),
+                _ => drop(ring.len()),
             }
         }
         assert!(ring.describe().contains("8 cells"));

@@ -214,6 +214,31 @@ impl Arena {
         }
     }
 
+    /// Whether `offset` is that of a block in use which was taken for about so many bytes: what leads to a block
+    /// may have been written by anybody, and is asked before the block is written to or freed. A moment's view,
+    /// without the lock, and the truth for a block that is the caller's or a structure's that he has locked.
+    #[inline]
+    pub(crate) fn is_block_of(&self, offset: u64, bytes: u64) -> bool {
+        let has = self.bytes_of_used(offset);
+        if bytes > has {
+            return false;
+        }
+        let wanted = rounded(bytes.div_ceil(UNIT_BYTES));
+        // A remainder that is shorter stays with a block.
+        has / UNIT_BYTES <= wanted + wanted / 8
+    }
+
+    /// As [`block_bytes`](Self::block_bytes), a moment's view without the lock.
+    #[inline]
+    pub(crate) fn bytes_of_used(&self, offset: u64) -> u64 {
+        let layout = self.layout();
+        let head = self.head_word(offset).map(|word| Head::from_raw(word.load(Relaxed)));
+        let used = head
+            .filter(|head| head.state == USED && (offset - layout.data).is_multiple_of(UNIT_BYTES));
+        let left = (self.bytes() as u64).saturating_sub(offset);
+        used.map_or(0, |head| head.units.saturating_mul(UNIT_BYTES).min(left))
+    }
+
     /// Who is answerable for a block; for tests.
     pub(crate) fn owner_of(&self, offset: u64) -> Option<ParticipantId> {
         let head = Head::from_raw(self.head_word(offset)?.load(Relaxed));
@@ -248,20 +273,6 @@ impl Arena {
             held.release(*unit);
         }
         found.len()
-    }
-
-    /// The words that the lock protects, for a test that scribbles in them.
-    #[cfg(test)]
-    pub(super) fn allocator_words(&self) -> Vec<&AtomicU64> {
-        let held = self.lock_allocator();
-        let AllocatorState { lock: _, top, used, lists } = held.state;
-        [top, used].into_iter().chain(lists).chain(held.heads.iter().take(4096)).collect()
-    }
-
-    /// Makes all of it free and never used, for a test.
-    #[cfg(test)]
-    pub(crate) fn reset_allocator(&self) {
-        self.allocator_words().into_iter().for_each(|word| word.store(0, Relaxed));
     }
 
     pub(crate) fn usage(&self) -> Usage {

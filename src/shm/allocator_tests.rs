@@ -8,6 +8,20 @@ fn arena() -> Arena {
     Arena::create(ARENA_BYTES_MIN).unwrap()
 }
 
+impl Arena {
+    /// The words that the lock protects, for a test that scribbles in them.
+    pub(in crate::shm) fn allocator_words(&self) -> Vec<&AtomicU64> {
+        let held = self.lock_allocator();
+        let AllocatorState { lock: _, top, used, lists } = held.state;
+        [top, used].into_iter().chain(lists).chain(held.heads.iter().take(4096)).collect()
+    }
+
+    /// Makes all of it free and never used, for a test.
+    pub(crate) fn reset_allocator(&self) {
+        self.allocator_words().into_iter().for_each(|word| word.store(0, Relaxed));
+    }
+}
+
 fn owner(id: u64) -> ParticipantId {
     ParticipantId::from_raw(id)
 }

@@ -58,12 +58,12 @@ pub(super) struct Header {
     /// [`LAYOUT`] of the program that made the arena. These two words stay where they are for ever.
     layout: AtomicU64,
     /// Of a named arena: its owner's participant id, pid and start time.
-    owner: AtomicU32,
+    pub(super) owner: AtomicU32,
     owner_pid: AtomicU32,
     owner_ticks: AtomicU64,
     /// The object with the names that programs share: its index and uid.
-    root: AtomicU32,
-    root_uid: AtomicU64,
+    pub(super) root: AtomicU32,
+    pub(super) root_uid: AtomicU64,
     /// What shows that somebody knows the arena's key (`named/key.rs`); 0 if there is none.
     key: [AtomicU64; KEY_WORDS],
     /// The armed fault point (index plus one; 0: none) and how many passes it lets through.
@@ -174,7 +174,6 @@ impl Arena {
             let _ = self.withdraw(own);
             return Err(has_arena());
         }
-        sys::process::on_fork_in_child(note_fork);
         let arena = Self::adopt(self)?.become_participant(own)?;
         arena.record_start_time(own.id);
         Ok(arena)
@@ -288,6 +287,9 @@ impl Arena {
         if !self.attach(reserved) {
             return Err(Error::invalid("the place reserved for this process was given up".into()));
         }
+        // Also in a worker, whose tasks may fork: it was forked itself by a process that has no part.
+        static NOTICING: std::sync::Once = std::sync::Once::new();
+        NOTICING.call_once(|| sys::process::on_fork_in_child(note_fork));
         OWN.store(reserved.id.to_raw() as u32, Relaxed);
         Ok(self)
     }
@@ -312,7 +314,7 @@ impl Arena {
 
     /// A number that nobody else gets, not 0.
     pub(crate) fn next_number(&self) -> u64 {
-        self.header().numbers.fetch_add(1, Relaxed) + 1
+        self.header().numbers.fetch_add(1, Relaxed).wrapping_add(1)
     }
 
     /// Whether the program that owns the arena has been found dead.

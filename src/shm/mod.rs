@@ -10,8 +10,9 @@
 
 pub(crate) mod allocator;
 pub(crate) mod arena;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod arena_fuzz;
+pub(crate) mod circle;
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub mod fault;
 #[cfg(not(any(debug_assertions, feature = "fault")))]

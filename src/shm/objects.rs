@@ -31,6 +31,7 @@
 //! because settlement takes this lock first. Holding objects: [`Objects::settle`].
 
 mod describe;
+mod lists;
 
 use super::arena::{Arena, own_id};
 use super::fault;
@@ -88,6 +89,10 @@ mod shared {
 }
 
 impl Object {
+    fn add_reference(&self) {
+        self.references.store(self.references.load(Relaxed).saturating_add(1), Relaxed);
+    }
+
     fn describe(&self, index: u32) -> Described {
         let kind = Shape::from_raw(self.shape.load(Relaxed)).kind;
         Described { object: index, kind, block: self.blocks[0].load(Relaxed) }
@@ -205,7 +210,7 @@ impl Arena {
             word.object == object && word.state == HELD && word.participant != except
         };
         let holdings = self.holdings().in_use().filter(|(_, holding)| mine(holding));
-        holdings.map(|(_, holding)| holding.held.load(Relaxed)).sum()
+        holdings.fold(0, |sum, (_, holding)| sum.saturating_add(holding.held.load(Relaxed)))
     }
 
     /// One of an object's blocks; 0 if it has none there, or is not there itself.
@@ -258,8 +263,16 @@ impl<'a> Objects<'a> {
         let object = self.living(id)?;
         Shape::from_raw(object.shape.load(Relaxed)).check(shape)?;
         let holding = self.add_holding(id.index, own_id(), HELD, 0)?;
-        object.references.store(object.references.load(Relaxed) + 1, Relaxed);
+        object.add_reference();
         Ok(holding)
+    }
+
+    /// Has another process hold an object that lives, for a test in which that one is dead.
+    #[cfg(test)]
+    pub(crate) fn hold_for(&self, id: ObjectId, other: ParticipantId) -> Result<u32, Error> {
+        let object = self.living(id)?;
+        object.add_reference();
+        self.add_holding(id.index, other, HELD, 0)
     }
 
     /// Has something that travels hold an object: this process answers for it until it is handed over.
@@ -271,49 +284,9 @@ impl<'a> Objects<'a> {
         if let Some(added) = self.arena.holding(holding) {
             added.held.store(tag, Relaxed);
         }
-        object.references.store(object.references.load(Relaxed) + 1, Relaxed);
+        object.add_reference();
         fault::point("objects.sent-along");
         Ok(holding)
-    }
-
-    /// The holdings on the list of a result.
-    fn list(&self, first: u32) -> impl Iterator<Item = (u32, &Holding)> {
-        let mut index = first;
-        std::iter::from_fn(move || {
-            let holding = self.arena.holding(index)?;
-            let travels = Word::from_raw(holding.word.load(Relaxed)).state == TRAVELLING;
-            let this = index;
-            index = holding.link.load(Relaxed);
-            travels.then_some((this, holding))
-        })
-    }
-
-    /// Makes `reader` answer for what a result carries.
-    pub(crate) fn hand_over(&self, first: u32, reader: ParticipantId) {
-        for (_, holding) in self.list(first) {
-            let word = Word::from_raw(holding.word.load(Relaxed));
-            holding.word.store(Word { participant: reader, ..word }.to_raw(), Release);
-        }
-    }
-
-    /// Gives up what a result carries.
-    pub(crate) fn give_up_list(&self, first: u32) {
-        self.give_up_list_until(first, 0);
-    }
-
-    /// Gives up what is on a list and has this tag; nothing, if that has been done.
-    pub(crate) fn give_up_tagged(&self, first: u32, tag: u64) {
-        let tagged = |(_, holding): &(u32, &Holding)| holding.held.load(Relaxed) == tag;
-        let list: Vec<u32> = self.list(first).take_while(tagged).map(|(index, _)| index).collect();
-        // The last one first: whoever dies in between leaves those before it to be found.
-        list.into_iter().rev().for_each(|index| self.give_up(index));
-    }
-
-    /// Gives up what is on a list before `end`.
-    pub(crate) fn give_up_list_until(&self, first: u32, end: u32) {
-        let list = self.list(first).map(|(index, _)| index).take_while(|index| *index != end);
-        let list: Vec<u32> = list.collect();
-        list.into_iter().for_each(|index| self.give_up(index));
     }
 
     /// Gives back everything that a dead process holds. `settle` is told of each object before.
@@ -338,26 +311,6 @@ impl<'a> Objects<'a> {
         for (index, holding) in holdings() {
             if of_dead(holding).is_some() {
                 self.give_up(index);
-            }
-        }
-    }
-
-    /// Makes nobody's what a dead process has stored in an object, or was about to remove.
-    fn adopt_parts(&self, object: Described, dead: ParticipantId) {
-        let nobody = ParticipantId::NOBODY;
-        keeper::each_part(self.arena, object, Some(dead), &mut |part| match part {
-            Part::Block(block) => self.arena.pass_on(block, dead, nobody),
-            Part::Stored(first) => self.adopt_list(first, dead),
-        });
-    }
-
-    /// Makes nobody's what of a list is a dead process's.
-    pub(crate) fn adopt_list(&self, first: u32, dead: ParticipantId) {
-        for (_, holding) in self.list(first) {
-            let word = Word::from_raw(holding.word.load(Relaxed));
-            if word.participant == dead {
-                let nobodys = Word { participant: ParticipantId::NOBODY, ..word };
-                holding.word.store(nobodys.to_raw(), Release);
             }
         }
     }
@@ -437,10 +390,7 @@ impl<'a> Objects<'a> {
         let mut blocks: Vec<u64> = object.blocks.iter().map(|block| block.load(Relaxed)).collect();
         keeper::each_part(self.arena, described, None, &mut |part| match part {
             Part::Block(block) => blocks.push(block),
-            Part::Stored(first) => {
-                self.hand_over(first, me);
-                stored.extend(self.list(first).map(|(index, _)| index));
-            }
+            Part::Stored(first) => self.take_list(first, stored),
         });
         for block in &blocks {
             self.arena.set_owner(*block, me);
@@ -466,7 +416,7 @@ impl<'a> Objects<'a> {
             let object = Word::from_raw(holding.word.load(Relaxed)).object;
             match objects.get(object).filter(|object| !object.is_free()) {
                 Some(object) => {
-                    object.references.store(object.references.load(Relaxed) + 1, Relaxed);
+                    object.add_reference();
                 }
                 // Its process died before it had entered the object.
                 None => holding.word.store(0, Relaxed),
@@ -488,3 +438,7 @@ impl<'a> Objects<'a> {
         stored.into_iter().for_each(|index| self.give_up(index));
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+#[path = "objects_fuzz.rs"]
+mod fuzz;

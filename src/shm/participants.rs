@@ -142,7 +142,8 @@ impl Arena {
 
     /// The entry of a process.
     pub(crate) fn participant(&self, id: ParticipantId) -> &Participant {
-        &self.participants()[usize::from(id.0)]
+        // What was sent as an id may be anything.
+        &self.participants()[usize::from(id.0) % PARTICIPANTS_MAX]
     }
 
     /// Reserves an entry for a process that `parent` is about to have started.
@@ -192,8 +193,12 @@ impl Arena {
         let entry = self.participant(reserved.id);
         let word = Word::from_raw(entry.word.load(Acquire));
         let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word }.to_raw();
-        word.state == RESERVED
-            && entry.word.compare_exchange(word.to_raw(), free, AcqRel, Relaxed).is_ok()
+        let withdrawn = word.state == RESERVED
+            && entry.word.compare_exchange(word.to_raw(), free, AcqRel, Relaxed).is_ok();
+        if withdrawn && word.parent == ParticipantId::NOBODY {
+            self.header().roots.fetch_sub(1, AcqRel);
+        }
+        withdrawn
     }
 
     /// Frees an entry that a process reserved which is dead; `false` if somebody has attached to it.
@@ -345,6 +350,9 @@ mod tests {
         assert_eq!(next.id, child.id, "the entry is reused");
         assert!(!arena.attach(child), "and not its successor's");
         assert!(arena.withdraw(next) && !arena.attach(next));
+        assert!(!arena.has_strangers());
+        let root = arena.reserve_participant(ParticipantId::NOBODY).unwrap();
+        assert!(arena.has_strangers() && arena.withdraw(root) && !arena.has_strangers());
     }
 
     #[test]

@@ -8,15 +8,16 @@
 //! R1. A chunk is zeroed before its offset is stored in the directory, and never freed: a record has
 //!     one address for as long as the arena lives.
 //! R2. Whether a record is in use is said by the record itself. `used` (records handed out so far)
-//!     and the list of free ones are caches, changed under the lock of `objects.rs`.
+//!     and the list of free ones are caches, changed under the lock of `objects.rs`. What they lead to is taken
+//!     only if it is free.
 //!
 //! # If a process dies
 //! While it adds a chunk: the chunk's block carries its id until it is in the directory, and the
 //! next one to lock the objects makes every chunk of a directory nobody's before anything is freed.
 
-use super::arena::Arena;
+use super::arena::{Arena, HEADER_BYTES};
 use super::offset::{Offset, Shared};
-use super::participants::ParticipantId;
+use super::participants::{ParticipantId, TABLE_BYTES};
 use crate::error::Error;
 use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 
@@ -51,6 +52,28 @@ impl Arena {
         let chunks = directories.into_iter().flat_map(|directory| &directory.chunks);
         let chunks = chunks.map(|chunk| chunk.load(Relaxed)).filter(|chunk| *chunk != 0);
         chunks.map(|chunk| self.block_bytes(chunk)).sum()
+    }
+}
+
+#[cfg(test)]
+impl Directory {
+    /// Empties a table, for a test that has freed its chunks.
+    pub(super) fn forget(&self) {
+        self.chunks.iter().for_each(|chunk| chunk.store(0, Relaxed));
+        self.used.store(0, Relaxed);
+        self.free.store(0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Arena {
+    /// Where the chunks of the tables lie, for a test that scribbles elsewhere, or there.
+    pub(crate) fn table_chunks(&self) -> [Vec<u64>; 3] {
+        let tables = &self.header().objects;
+        [&tables.objects, &tables.holdings, &tables.waiters].map(|directory| {
+            let chunks = directory.chunks.iter().map(|chunk| chunk.load(Relaxed));
+            chunks.filter(|chunk| *chunk != 0).collect()
+        })
     }
 }
 
@@ -98,10 +121,11 @@ impl<'a, T: Shared + 'a> Table<'a, T> {
         let (chunk, place) = place_of(index);
         // SYNC(table-chunk): pairs with the Release in `grow`; carries the zeroed records.
         let offset = self.directory.chunks.get(chunk)?.load(Acquire);
-        if offset == 0 {
+        // No chunk lies where the arena has its own.
+        if offset < HEADER_BYTES + TABLE_BYTES {
             return None;
         }
-        self.arena.at(Offset::new(offset + place * size_of::<T>() as u64))
+        self.arena.at(Offset::new(offset.checked_add(place * size_of::<T>() as u64)?))
     }
 
     /// Every record that there is room for.
@@ -109,11 +133,15 @@ impl<'a, T: Shared + 'a> Table<'a, T> {
         (1..).map_while(move |index| Some((index, self.get(index)?)))
     }
 
+    /// The first chunk that is not there.
+    fn missing(&self) -> Option<usize> {
+        self.directory.chunks.iter().position(|chunk| chunk.load(Relaxed) == 0)
+    }
+
     /// Adds a chunk. The caller holds the lock of the objects.
     #[allow(unsafe_code)] // Zeroes a new block.
     pub(crate) fn grow(&self, me: ParticipantId) -> Result<(), Error> {
-        let missing = self.directory.chunks.iter().position(|chunk| chunk.load(Relaxed) == 0);
-        let Some(chunk) = missing else {
+        let Some(chunk) = self.missing() else {
             return Err(Error::limit("a table of the arena has reached its longest".into()));
         };
         let bytes = u64::from(FIRST_RECORDS << chunk) * size_of::<T>() as u64;
@@ -133,18 +161,30 @@ impl<'a, T: Record + 'a> Table<'a, T> {
     /// A record that is free, off the list. The caller holds the lock of the objects.
     pub(crate) fn take(&self, me: ParticipantId) -> Result<(u32, &'a T), Error> {
         let index = self.directory.free.load(Relaxed);
-        if let Some(record) = self.get(index) {
+        if let Some(record) = self.get(index).filter(|record| record.is_free()) {
             self.directory.free.store(record.link().load(Relaxed), Relaxed);
             return Ok((index, record));
         }
-        let index = self.directory.used.load(Relaxed) + 1;
-        if self.get(index).is_none() {
-            self.grow(me)?;
-        }
-        self.directory.used.store(index, Relaxed);
-        match self.get(index) {
-            Some(record) => Ok((index, record)),
-            None => Err(Error::broken(format!("record {index} of a table is not in the arena"))),
+        // The list is empty, or leads to what is not free: those on it are found when it is made anew (R2).
+        self.directory.free.store(0, Relaxed);
+        let mut index = self.directory.used.load(Relaxed);
+        loop {
+            index = index.wrapping_add(1).max(1);
+            let record = match self.get(index) {
+                Some(record) => record,
+                None => {
+                    if self.missing() == Some(place_of(index).0) {
+                        self.grow(me)?;
+                    }
+                    self.get(index).ok_or_else(|| {
+                        Error::broken(format!("record {index} of a table is not in the arena"))
+                    })?
+                }
+            };
+            self.directory.used.store(index, Relaxed);
+            if record.is_free() {
+                return Ok((index, record));
+            }
         }
     }
 
@@ -154,6 +194,15 @@ impl<'a, T: Record + 'a> Table<'a, T> {
             record.link().store(self.directory.free.load(Relaxed), Relaxed);
             self.directory.free.store(index, Relaxed);
         }
+    }
+
+    /// Most records that may be in use: no more than there is room for.
+    pub(crate) fn most(&self) -> usize {
+        let room: u64 = match self.missing() {
+            Some(chunks) => u64::from(FIRST_RECORDS) * ((1 << chunks) - 1),
+            None => u64::from(u32::MAX),
+        };
+        room.min(u64::from(self.directory.used.load(Relaxed))) as usize
     }
 
     /// The records that may be in use.

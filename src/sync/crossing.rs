@@ -195,6 +195,15 @@ macro_rules! crossing {
             }
         }
 
+        #[cfg(test)]
+        #[allow(dead_code)] // Not every type is scribbled in.
+        impl $(<$($value: $bound),+>)? $name $(<$($value),+>)? {
+            /// What holds the object, for a test that scribbles in it.
+            pub(crate) fn reference(&self) -> &crate::sync::handle::Reference {
+                self.handle.caller()
+            }
+        }
+
         impl $(<$($value: $bound),+>)? Eq for $name $(<$($value),+>)? {}
 
         impl $(<$($value: $bound),+>)? serde::Serialize for $name $(<$($value),+>)? {

@@ -3,6 +3,8 @@
 //! # Rules
 //! R1. A process holds an object once, however many handles it has: they share one [`Reference`], and
 //!     the last one to go gives the holding up (`shm/objects.rs`).
+//! R2. Where an object lies, and how much room it has, is read once, when it is first held: what is written there
+//!     afterwards leads nobody to other places.
 //!
 //! # If a process dies
 //! Its holdings are given back by settlement.
@@ -33,8 +35,11 @@ pub(crate) struct Reference {
     shape: Shape,
     holding_index: u32,
     holding: &'static Holding,
-    /// The object's first block.
+    /// The object's first block, and how many bytes that has.
     block: u64,
+    block_bytes: u64,
+    /// What the layer above has read of the object, for as long as it is held; 0 if nothing.
+    remembered: AtomicU64,
     /// Whether the object may be given up. (A lock that this process holds may not.)
     may_be_given_up: fn(&Self) -> bool,
 }
@@ -54,6 +59,18 @@ impl Reference {
     /// The object's first block.
     pub(crate) fn block(&self) -> u64 {
         self.block
+    }
+
+    /// How many bytes the object's first block has.
+    #[inline]
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.block_bytes
+    }
+
+    /// For the layer above: what it has read of the object once, and goes by from then on (R2); 0 at first.
+    #[inline]
+    pub(crate) fn remembered(&self) -> &AtomicU64 {
+        &self.remembered
     }
 
     /// How much of the object this process holds.
@@ -300,6 +317,9 @@ impl<S: Shared> Handle<S> {
                 reference(arena, id, holding_index, block, parts)?
             }
         };
+        if reference.block_bytes < size_of::<S>() as u64 {
+            return Err(no_object(reference.block));
+        }
         let state = resolve::<S>(arena, reference.block)?;
         Ok(Self { reference, state })
     }
@@ -323,15 +343,20 @@ fn reference(
         holding_index,
         holding,
         block,
+        block_bytes: arena.bytes_of_used(block),
+        remembered: AtomicU64::new(0),
         may_be_given_up,
     }
     .remember())
 }
 
 fn resolve<S: Shared>(arena: &'static Arena, block: u64) -> Result<&'static S, Error> {
-    arena
-        .at(Offset::new(block))
-        .ok_or_else(|| Error::broken(format!("no object at {block:#x} in the arena")))
+    arena.at(Offset::new(block)).ok_or_else(|| no_object(block))
+}
+
+#[cold]
+fn no_object(block: u64) -> Error {
+    Error::broken(format!("no object at {block:#x} in the arena"))
 }
 
 /// Fills a new block with `from`, or with zeros.

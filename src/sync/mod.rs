@@ -51,6 +51,8 @@ mod records;
 pub(crate) mod reentrant;
 #[cfg(not(loom))]
 pub(crate) mod rwlock;
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(crate) mod scribble_fuzz;
 #[cfg(not(loom))]
 pub(crate) mod search;
 #[cfg(not(loom))]
@@ -58,6 +60,8 @@ pub(crate) mod semaphore;
 #[cfg(not(loom))]
 pub(crate) mod settle;
 pub(crate) mod state;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod state_fuzz;
 #[cfg(not(loom))]
 mod stored;
 #[cfg(not(loom))]

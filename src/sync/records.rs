@@ -70,7 +70,9 @@ impl Records for Arena {
     }
 
     fn look_around(&self) {
-        settle::settle_strangers(self);
+        if self.patience().is_some() {
+            settle::settle_strangers(self);
+        }
     }
 }
 

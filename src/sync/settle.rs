@@ -19,6 +19,7 @@
 
 use super::state::{Death, Records, Waiter};
 use crate::prim::{AtomicU32, Relaxed};
+use crate::shm::arena::own_id;
 use crate::shm::keeper;
 use crate::shm::objects::{Described, Objects};
 use crate::shm::{Arena, ParticipantId};
@@ -131,7 +132,7 @@ pub(crate) fn settle_strangers(arena: &Arena) {
             );
             at += 1;
         }
-        if family.iter().any(|id| !arena.is_dead(*id)) {
+        if family.iter().any(|id| *id == own_id() || !arena.is_dead(*id)) {
             continue;
         }
         // The last ones first: who is released is not found as a parent again.

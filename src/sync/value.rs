@@ -160,7 +160,7 @@ impl<T: Plain> Value<T> {
             // SYNC(value-word): as above.
             Layout::Word64 => self.state().word64.store(to_u64(value), Release),
             Layout::Places => {
-                self.change_place(|_| Some(value));
+                self.replace_place(&value, |_| true);
             }
         }
     }
@@ -173,7 +173,7 @@ impl<T: Plain> Value<T> {
                 from_u64(u64::from(self.state().word32.swap(to_u64(value) as u32, AcqRel)))
             }
             Layout::Word64 => from_u64(self.state().word64.swap(to_u64(value), AcqRel)),
-            Layout::Places => self.change_place(|_| Some(value)).0,
+            Layout::Places => self.replace_place(&value, |_| true).0,
         }
     }
 
@@ -205,9 +205,13 @@ impl<T: Plain> Value<T> {
                 let before = state.word64.fetch_update(AcqRel, Acquire, change);
                 before.map(from_u64).map_err(from_u64)
             }
-            Layout::Places => match self.change_place(change) {
-                (before, true) => Ok(before),
-                (before, false) => Err(before),
+            Layout::Places => loop {
+                // Not under the lock: it is the user's code.
+                let (version, before) = self.load_place();
+                let Some(new) = change(before) else { return Err(before) };
+                if self.replace_place(&new, |now| now == version).1 {
+                    return Ok(before);
+                }
             },
         }
     }
@@ -231,10 +235,10 @@ impl<T: Plain> Value<T> {
     /// The version, and the value that belongs to it (R2).
     fn load_place(&self) -> (u64, T) {
         loop {
-            // SYNC(value-version): pairs with the Release in `change_place`.
+            // SYNC(value-version): pairs with the Release in `replace_place`.
             let version = self.state().version.load(Acquire);
             let value = copy_out(self.place(version));
-            // SYNC(value-places): pairs with the fence in `change_place`.
+            // SYNC(value-places): pairs with the fence in `replace_place`.
             fence(Acquire);
             if self.state().version.load(Relaxed) == version {
                 return (version, value);
@@ -243,8 +247,9 @@ impl<T: Plain> Value<T> {
         }
     }
 
-    /// Changes a value that has two places; the one before, and whether it was changed.
-    fn change_place(&self, change: impl FnOnce(T) -> Option<T>) -> (T, bool) {
+    /// Replaces a value that has two places, if its version is as `expected`; the one before, and whether it was
+    /// replaced.
+    fn replace_place(&self, new: &T, expected: impl FnOnce(u64) -> bool) -> (T, bool) {
         struct Unlock<'a>(&'a RobustMutex);
         impl Drop for Unlock<'_> {
             fn drop(&mut self) {
@@ -258,13 +263,15 @@ impl<T: Plain> Value<T> {
         let _unlock = Unlock(&state.writers);
         fault::point("value.locked");
         let (version, before) = self.load_place();
-        let Some(new) = change(before) else { return (before, false) };
+        if !expected(version) {
+            return (before, false);
+        }
         // SYNC(value-places): pairs with the fence in `load_place`.
         fence(Release);
-        copy_in(self.place(version + 1), &new);
+        copy_in(self.place(version.wrapping_add(1)), new);
         fault::point("value.written");
         // SYNC(value-version): pairs with the Acquire in `load_place`.
-        state.version.store(version + 1, Release);
+        state.version.store(version.wrapping_add(1), Release);
         fault::point("value.committed");
         (before, true)
     }

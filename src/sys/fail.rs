@@ -7,7 +7,7 @@
 
 use rustix::io;
 
-/// The calls that can be made to fail, by the names of the system's functions.
+/// The calls that can be made to fail, by the names of the system's functions, or of what is read.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub const CALLS: &[&str] = &[
     "socketpair",
@@ -34,6 +34,8 @@ pub const CALLS: &[&str] = &[
     "setrlimit",
     "futex",
     "membarrier",
+    // Any file of that folder.
+    "proc",
 ];
 
 /// Which of the crate's processes this is, as the plan names them.

@@ -60,24 +60,44 @@ pub(crate) fn parent_pid() -> u32 {
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32)
 }
 
+/// What a file of `/proc` says; `None` if it cannot be read now, which says nothing about any process.
+fn read_proc(path: &str) -> Option<String> {
+    fail::attempt("proc").ok()?;
+    // The name of a process may be cut in the middle of a character.
+    Some(String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned())
+}
+
 /// The start time of a process in clock ticks since boot; with its pid, an identity.
 pub(crate) fn start_time_ticks(pid: u32) -> Option<u64> {
-    let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let line = read_proc(&format!("/proc/{pid}/stat"))?;
     // The second field is the name in parentheses and may hold anything; count after the last one.
     line.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Whether the process that had `pid` and began at `start_time_ticks` (0: not known) has ended. One
-/// that is dead and not reaped yet has.
+/// Whether the process that had `pid` and began at `start_time_ticks` (0: not known) is known to have ended. One
+/// that is dead and not reaped yet has. Of one about which nothing can be learnt now (no descriptor is left, its
+/// entry may not be read) that is not known, and whoever takes it for dead would settle the living.
 pub(crate) fn is_gone(pid: u32, start_time_ticks: u64) -> bool {
-    let Ok(line) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    let Some((_, rest)) = line.rsplit_once(')') else { return true };
-    let mut fields = rest.split_ascii_whitespace();
-    let ended = matches!(fields.next(), Some("Z" | "X") | None);
+    match read_proc(&format!("/proc/{pid}/stat")) {
+        Some(line) => has_ended(&line, start_time_ticks) == Some(true),
+        None => is_nobodys(pid),
+    }
+}
+
+/// Whether a line of `/proc/PID/stat` shows that a process has ended; `None` for a line that makes no sense.
+fn has_ended(line: &str, start_time_ticks: u64) -> Option<bool> {
+    let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
     // That is its first thread's state; others may go on.
-    let threads: u64 = fields.nth(16).and_then(|count| count.parse().ok()).unwrap_or(0);
-    let started: Option<u64> = fields.nth(1).and_then(|ticks| ticks.parse().ok());
-    (ended && threads <= 1) || (start_time_ticks != 0 && started != Some(start_time_ticks))
+    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    let started: u64 = fields.nth(1)?.parse().ok()?;
+    Some((ended && threads <= 1) || (start_time_ticks != 0 && started != start_time_ticks))
+}
+
+/// Whether no process has `pid`. Asking takes neither a descriptor nor a right.
+fn is_nobodys(pid: u32) -> bool {
+    let asked = to_pid(pid).and_then(rustix::process::test_kill_process);
+    asked == Err(Errno::SRCH)
 }
 
 fn to_pid(pid: u32) -> io::Result<Pid> {
@@ -91,7 +111,7 @@ pub(crate) fn own_uid() -> u32 {
 
 /// Bytes of memory that the calling process has for itself: resident, and not shared with others.
 pub(crate) fn private_bytes() -> u64 {
-    let Ok(line) = std::fs::read_to_string("/proc/self/statm") else { return 0 };
+    let Some(line) = read_proc("/proc/self/statm") else { return 0 };
     let mut pages = line.split_ascii_whitespace().skip(1).map_while(|field| field.parse().ok());
     let (resident, shared): (u64, u64) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
     resident.saturating_sub(shared) * rustix::param::page_size() as u64
@@ -117,8 +137,13 @@ pub(crate) fn kill_pidfd(pidfd: impl AsFd) -> io::Result<()> {
 
 /// Ends a child of ours; one that is already dead is not an error.
 pub(crate) fn kill_child(pid: u32) {
+    // Our unreaped child keeps its id, so this cannot reach a stranger.
+    kill_by_pid(pid);
+}
+
+/// Ends the process that has `pid`: the caller has just seen that it is the one that is meant.
+pub(crate) fn kill_by_pid(pid: u32) {
     if let Ok(pid) = to_pid(pid) {
-        // Our unreaped child keeps its id, so this cannot reach a stranger.
         let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
 }
@@ -266,7 +291,7 @@ pub(crate) fn be_nice(value: i32) -> io::Result<()> {
 /// Lets the calling process map so many bytes more than it has.
 pub(crate) fn limit_address_space(bytes: u64) -> io::Result<()> {
     fail::attempt("setrlimit")?;
-    let line = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let line = read_proc("/proc/self/statm").unwrap_or_default();
     let pages: u64 =
         line.split(' ').next().and_then(|pages| pages.parse().ok()).ok_or(Errno::INVAL)?;
     let most = (pages * rustix::param::page_size() as u64).saturating_add(bytes);
@@ -330,4 +355,32 @@ pub(crate) fn yield_now() {
     #[cfg(shuttle)]
     crate::prim::model::yield_now();
     rustix::thread::sched_yield();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "7 (a) b) S 1 7 7 0 -1 4194560 0 0 0 0 1 2 0 0 20 0 3 0 12345 1000 20";
+
+    #[test]
+    fn only_what_is_known_to_have_ended_has() {
+        assert_eq!(has_ended(LINE, 12345), Some(false));
+        assert_eq!(has_ended(LINE, 0), Some(false));
+        assert_eq!(has_ended(LINE, 12346), Some(true), "the pid is another's now");
+        let zombie = LINE.replace(" S 1", " Z 1");
+        assert_eq!(has_ended(&zombie, 12345), Some(false), "its other threads go on");
+        assert_eq!(has_ended(&zombie.replace(" 3 0 ", " 1 0 "), 12345), Some(true));
+        for cut in 0..LINE.len() - 15 {
+            assert_eq!(has_ended(&LINE[..cut], 1), None, "{cut}");
+        }
+        let (me, ticks) = (own_pid(), start_time_ticks(own_pid()).unwrap());
+        assert!(!is_gone(me, ticks) && !is_gone(me, 0) && is_gone(me, ticks + 1));
+        let name = std::fs::read("/proc/self/comm").unwrap();
+        std::fs::write("/proc/self/comm", b"\xd0\xbe\xd0").unwrap();
+        let seen = (start_time_ticks(me), is_gone(me, ticks), is_gone(me, ticks + 1));
+        std::fs::write("/proc/self/comm", name).unwrap();
+        assert_eq!(seen, (Some(ticks), false, true), "a name that is no text");
+        assert!(is_nobodys(0) && is_nobodys(u32::MAX / 4) && !is_nobodys(me) && !is_nobodys(1));
+    }
 }

@@ -106,7 +106,8 @@ impl BarrierState {
     }
 
     pub(crate) fn parties(&self) -> u32 {
-        self.parties.load(Relaxed)
+        // Whatever is there, it is one that a barrier may have.
+        self.parties.load(Relaxed).clamp(1, PARTIES_MAX)
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -115,7 +116,7 @@ impl BarrierState {
 
     /// How many have arrived and wait; a moment's view.
     pub(crate) fn waiting(&self) -> u32 {
-        self.queue.length() + u32::from(self.phase.load(Relaxed) == ACTING)
+        self.queue.length().saturating_add(u32::from(self.phase.load(Relaxed) == ACTING))
     }
 
     /// Arrives, and waits for the others. The one that leads runs `action` before anybody passes.
@@ -176,7 +177,7 @@ impl BarrierState {
     }
 
     fn leads<R: Records>(&self, locked: &Locked<'_, R>) -> bool {
-        self.phase.load(Relaxed) == OPEN && locked.length() + 1 >= self.parties()
+        self.phase.load(Relaxed) == OPEN && locked.length().saturating_add(1) >= self.parties()
     }
 
     fn lead<C: Caller>(
@@ -227,7 +228,9 @@ impl BarrierState {
         let others = self.parties() - 1;
         self.next_epoch(OPEN);
         for index in 0..others {
-            locked.give_first(Told::Pass(index).to_raw());
+            if !locked.give_first(Told::Pass(index).to_raw()) {
+                break;
+            }
             fault::point("barrier.letting-go");
         }
         // Those who came while this one led may be enough for another round.

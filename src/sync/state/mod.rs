@@ -13,6 +13,9 @@
 //! word for each thread to sleep on, and after a death the records say who waits for what, who was
 //! given what, and what is to be passed on.
 //!
+//! Whatever is read here may have been written by a process that does not go by the rules: counts saturate, walks and
+//! loops end, and nothing is counted on that was not looked at under the same latch.
+//!
 //! This folder knows no arena: records come through [`Records`], so that loom can model the code as
 //! it is.
 
@@ -29,8 +32,13 @@ pub(crate) mod semaphore;
 #[cfg(all(test, loom))]
 mod state_models;
 
+/// `shm` is not part of the models.
+#[cfg(loom)]
+#[path = "../../shm/circle.rs"]
+mod circle;
+
 #[cfg(not(loom))]
-use crate::shm::fault;
+use crate::shm::{circle, fault};
 use std::time::Duration;
 
 #[cfg(loom)]

@@ -21,6 +21,8 @@
 //!     ASLEEP, in order of their tickets. Head, tail, length and links are caches.
 //! R3. The swap to an outcome commits. Only after it do head, length and the primitive's counters
 //!     follow, so that whoever dies in between leaves nothing that records cannot reproduce.
+//!     Who is on the chain and is not QUEUED or ASLEEP shows that something else has written there: then the
+//!     chain is cut, so that no walk and no loop of giving goes on for ever.
 //! R4. A sleeper that was given an outcome is woken after the latch was let go.
 //!
 //! # Orderings
@@ -38,6 +40,7 @@
 
 #[cfg(not(loom))]
 use super::Death;
+use super::circle::Circle;
 use super::latch::Latch;
 use super::{Caller, Deadline, Records, fault};
 use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence_after_rmw};
@@ -204,6 +207,12 @@ impl WaitQueue {
     pub(crate) fn length(&self) -> u32 {
         self.length.load(Relaxed)
     }
+
+    /// For a test that scribbles elsewhere.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn latch(&self) -> &Latch {
+        &self.latch
+    }
 }
 
 /// How many sleepers are noted before they are woken with the latch held.
@@ -244,7 +253,7 @@ impl<'a, R: Records> Locked<'a, R> {
     /// Puts the caller at the end.
     pub(crate) fn push(&mut self, index: u32, waiter: &Waiter, object: u32, want: u32) {
         let ticket = self.queue.tickets.load(Relaxed);
-        self.queue.tickets.store(ticket + 1, Relaxed);
+        self.queue.tickets.store(ticket.wrapping_add(1), Relaxed);
         waiter.object.store(object, Relaxed);
         waiter.want.store(want, Relaxed);
         waiter.ticket.store(ticket, Relaxed);
@@ -262,17 +271,26 @@ impl<'a, R: Records> Locked<'a, R> {
             _ => self.queue.head.store(index, Relaxed),
         }
         self.queue.tail.store(index, Relaxed);
-        self.queue.length.store(self.length() + 1, Relaxed);
+        self.queue.length.store(self.length().saturating_add(1), Relaxed);
     }
 
     /// The last of those in front of where `index` was.
     fn index_before(&self, index: u32) -> u32 {
         let (mut last, mut at) = (0, self.queue.head.load(Relaxed));
-        while at != 0 && at != index {
+        let mut circle = Circle::new();
+        while at != 0 && at != index && !circle.is_closed_by(u64::from(at)) {
             let Some(waiter) = self.records.waiter(at) else { break };
             (last, at) = (at, waiter.next.load(Relaxed));
         }
         last
+    }
+
+    /// Cuts the chain.
+    #[cold]
+    fn cut(&self) {
+        self.queue.head.store(0, Relaxed);
+        self.queue.tail.store(0, Relaxed);
+        self.queue.length.store(0, Relaxed);
     }
 
     /// Gives `outcome` to the thread at the front; `false` if nobody waits.
@@ -290,7 +308,8 @@ impl<'a, R: Records> Locked<'a, R> {
     pub(crate) fn nth(&self, ahead: u32) -> u32 {
         let mut at = self.queue.head.load(Relaxed);
         for _ in 0..ahead {
-            at = self.records.waiter(at).map_or(0, |waiter| waiter.next.load(Relaxed));
+            let Some(waiter) = self.records.waiter(at) else { return 0 };
+            at = waiter.next.load(Relaxed);
         }
         at
     }
@@ -304,6 +323,11 @@ impl<'a, R: Records> Locked<'a, R> {
         // SYNC(given): pairs with the Acquire in `outcome`.
         let before = waiter.state.swap(outcome, AcqRel);
         fault::point("sync.given");
+        if !matches!(before, QUEUED | ASLEEP) {
+            // R3.
+            self.cut();
+            return false;
+        }
         self.close_gap(index, next);
         if before == ASLEEP {
             if self.count == SLEEPERS {
@@ -369,15 +393,15 @@ impl<'a, R: Records> Locked<'a, R> {
             }
         });
         queued.sort_unstable();
-        self.queue.head.store(0, Relaxed);
-        self.queue.tail.store(0, Relaxed);
-        self.queue.length.store(0, Relaxed);
+        self.cut();
         for (ticket, index) in queued {
             if let Some(waiter) = self.records.waiter(index) {
                 waiter.next.store(0, Relaxed);
                 self.link(index);
             }
-            self.queue.tickets.store(self.queue.tickets.load(Relaxed).max(ticket + 1), Relaxed);
+            self.queue
+                .tickets
+                .store(self.queue.tickets.load(Relaxed).max(ticket.wrapping_add(1)), Relaxed);
         }
         given
     }
@@ -431,7 +455,12 @@ pub(crate) fn sleep_until<C: Caller>(
             return;
         }
         // From here on whoever gives us something, or has us look again, wakes us.
-        let _ = waiter.state.compare_exchange(QUEUED, ASLEEP, Relaxed, Relaxed);
+        if let Err(state) = waiter.state.compare_exchange(QUEUED, ASLEEP, Relaxed, Relaxed)
+            && !matches!(state, ASLEEP | OUTCOME..)
+        {
+            // Something else has written there (R3): the kernel is not to be asked in vain, again and again.
+            let _ = waiter.state.compare_exchange(state, ASLEEP, Relaxed, Relaxed);
+        }
         // SYNC(room): pairs with the same fence in `Room::notify` and with the swap in `poke`.
         fence_after_rmw();
         if ready() {

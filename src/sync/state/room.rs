@@ -46,6 +46,12 @@ impl Room {
         self.number.store(number & 0xf, Relaxed);
     }
 
+    /// For a test that scribbles elsewhere.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn latch(&self) -> &super::latch::Latch {
+        self.queue.latch()
+    }
+
     /// What a thread wants that waits here.
     fn want(&self) -> u32 {
         LOOK + (self.number.load(Relaxed) & 0xf)

@@ -94,9 +94,9 @@ impl RwLockState {
     #[inline]
     fn enter_read<C: Caller>(&self, caller: &C) {
         let held = caller.held();
-        held.store(held.load(Relaxed) + 1, Relaxed);
+        held.store(held.load(Relaxed).saturating_add(1), Relaxed);
         fault::point("rwlock.read-held");
-        self.readers.store(self.readers.load(Relaxed) + 1, Relaxed);
+        self.readers.store(self.readers.load(Relaxed).saturating_add(1), Relaxed);
     }
 
     #[inline]
@@ -147,7 +147,7 @@ impl RwLockState {
         // R2. For a writer the word names this process already.
         if want == READ {
             let held = caller.held();
-            held.store(held.load(Relaxed) + 1, Relaxed);
+            held.store(held.load(Relaxed).saturating_add(1), Relaxed);
         }
         waiter.take();
         true
@@ -162,10 +162,12 @@ impl RwLockState {
                 return;
             }
             // First the giving, which commits, then the words that follow from it (R1).
-            locked.give_first(OUTCOME);
+            if !locked.give_first(OUTCOME) {
+                return;
+            }
             match want {
                 WRITE => self.writer.store(owner, Relaxed),
-                _ => self.readers.store(readers + 1, Relaxed),
+                _ => self.readers.store(readers.saturating_add(1), Relaxed),
             }
         }
     }
@@ -212,7 +214,7 @@ impl RwLockState {
         let mut readers = death.held_by_others();
         death.each_given(&mut |waiter| match waiter.want() {
             WRITE => self.writer.store(waiter.owner(), Relaxed),
-            _ => readers += 1,
+            _ => readers = readers.saturating_add(1),
         });
         self.readers.store(u32::try_from(readers).unwrap_or(u32::MAX), Relaxed);
         self.advance(&mut locked);

@@ -81,9 +81,9 @@ impl SemaphoreState {
     #[inline]
     fn take(&self, held: &AtomicU64, permits: u32) {
         // R1: what is held is the truth, so it comes first.
-        held.store(held.load(Relaxed) + u64::from(permits), Relaxed);
+        held.store(held.load(Relaxed).saturating_add(u64::from(permits)), Relaxed);
         fault::point("semaphore.held");
-        self.free.store(self.available() - permits, Relaxed);
+        self.free.store(self.available().saturating_sub(permits), Relaxed);
     }
 
     /// Takes permits if there are enough and nobody is waiting.
@@ -122,7 +122,7 @@ impl SemaphoreState {
         }
         // R2.
         let held = caller.held();
-        held.store(held.load(Relaxed) + u64::from(permits), Relaxed);
+        held.store(held.load(Relaxed).saturating_add(u64::from(permits)), Relaxed);
         waiter.take();
         true
     }
@@ -131,9 +131,9 @@ impl SemaphoreState {
     fn advance<R: Records>(&self, locked: &mut Locked<'_, R>) {
         while let Some(want) = locked.first().map(|waiter| waiter.want())
             && want <= self.available()
+            && locked.give_first(OUTCOME)
         {
-            locked.give_first(OUTCOME);
-            self.free.store(self.available() - want, Relaxed);
+            self.free.store(self.available().saturating_sub(want), Relaxed);
         }
     }
 
@@ -144,7 +144,7 @@ impl SemaphoreState {
         let held = caller.held();
         held.store(held.load(Relaxed).saturating_sub(u64::from(permits)), Relaxed);
         fault::point("semaphore.put-back");
-        self.free.store(self.available() + permits, Relaxed);
+        self.free.store(self.available().saturating_add(permits), Relaxed);
         if !locked.is_empty() {
             self.advance(&mut locked);
         }
@@ -154,7 +154,7 @@ impl SemaphoreState {
     pub(crate) fn forget<C: Caller>(&self, caller: &C, permits: u32) {
         let _locked = self.queue.lock(caller);
         // First the total: a death in between leaves less free, and settlement counts anew.
-        self.total.store(self.total.load(Relaxed) - permits, Relaxed);
+        self.total.store(self.total.load(Relaxed).saturating_sub(permits), Relaxed);
         fault::point("semaphore.forgetting");
         let held = caller.held();
         held.store(held.load(Relaxed).saturating_sub(u64::from(permits)), Relaxed);
@@ -167,9 +167,9 @@ impl SemaphoreState {
         if permits > bound.saturating_sub(total) {
             return Err(TooMany { free, total, bound });
         }
-        self.total.store(total + permits, Relaxed);
+        self.total.store(total.saturating_add(permits), Relaxed);
         fault::point("semaphore.released");
-        self.free.store(free + permits, Relaxed);
+        self.free.store(free.saturating_add(permits), Relaxed);
         self.advance(&mut locked);
         Ok(())
     }
@@ -179,7 +179,7 @@ impl SemaphoreState {
     pub(crate) fn settle(&self, death: &super::Death<'_, impl super::Records>) {
         let (mut locked, _) = self.queue.lock_for_dead(death);
         let mut held = death.held_by_others();
-        death.each_given(&mut |waiter| held += u64::from(waiter.want()));
+        death.each_given(&mut |waiter| held = held.saturating_add(u64::from(waiter.want())));
         let free = u64::from(self.total.load(Relaxed)).saturating_sub(held);
         self.free.store(u32::try_from(free).unwrap_or(PERMITS_MAX), Relaxed);
         self.advance(&mut locked);
