@@ -12,6 +12,7 @@ pub(crate) mod allocator;
 pub(crate) mod arena;
 #[cfg(all(test, not(loom)))]
 mod arena_fuzz;
+mod describe;
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub mod fault;
 #[cfg(not(any(debug_assertions, feature = "fault")))]
