@@ -267,8 +267,7 @@ impl Ordeal {
         };
         while let Some((pid, doom)) = self.doomed.iter().find(|(pid, doom)| lives(**pid, doom)) {
             if began.elapsed() > SOON {
-                let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
-                let (status, Doom { target, signal, .. }) = (status.unwrap_or_default(), doom);
+                let (status, Doom { target, signal, .. }) = (threads_of(*pid), doom);
                 return Err(format!("a {target} was sent SIG{signal}, and {pid} lives: {status}"));
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -376,7 +375,19 @@ impl Ordeal {
             let began = Instant::now();
             while is_running(pid) && !is_stopped(pid) {
                 if began.elapsed() > SOON {
-                    return Err(format!("{target} {pid} is told to stop, and does not"));
+                    let mut status = threads_of(pid);
+                    for _ in 0..10 {
+                        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                        let sys = std::fs::read_to_string(format!("/proc/{pid}/syscall"));
+                        let sched = std::fs::read_to_string(format!("/proc/{pid}/schedstat"));
+                        status += &format!(
+                            "{:?} {stat:?} {sys:?} {sched:?} {}\n",
+                            began.elapsed(),
+                            is_stopped(pid)
+                        );
+                        std::thread::sleep(Duration::from_millis(500));
+                    }
+                    return Err(format!("{target} {pid} is told to stop, and does not: {status}"));
                 }
                 std::thread::sleep(Duration::from_micros(100));
             }
@@ -404,4 +415,21 @@ fn guardians_of(program: u32) -> Vec<u32> {
     let mut all = children(program);
     all.retain(|pid| name_of(*pid) == "procpool-guard");
     all
+}
+
+/// The kernel's words for each thread of a process: its state, where it waits, its signals.
+fn threads_of(pid: u32) -> String {
+    let mut text = String::new();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for thread in threads.map(|thread| thread.path()) {
+        let read = |name: &str| std::fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let wanted = ["Name", "State", "PPid", "Sig", "Shd"];
+        for line in read("status").lines().filter(|line| wanted.iter().any(|w| line.starts_with(w)))
+        {
+            text.push_str(line);
+            text.push_str("; ");
+        }
+        text.push_str(&format!("in {} {}\n", read("wchan"), read("stack")));
+    }
+    text
 }

@@ -5,7 +5,8 @@
 //!    away, closes what else was inherited, and receives the arena's descriptor and the supervisor's bell
 //!    (`bell.rs`) over the doorbell.
 //! 2. It makes the folder whose name it was given, a one-shot server inside, and sends the server's
-//!    path. A watcher thread removes the folder and exits if the user's process dies meanwhile,
+//!    path, and a copy of its socket: while the user's process has that, connecting does not fail. (If it does, `ipc-channel`
+//!    never closes the socket that it has made for it.) A watcher thread removes the folder and exits if the user's process dies meanwhile,
 //!    because accepting has no time limit.
 //! 3. The user's process connects and sends the two channels; the folder goes; the guardian says
 //!    hello with its identity, and serves.
@@ -244,13 +245,15 @@ fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap,
     let server = with_temporary_directory(&short, make);
     let (server, path) = server.map_err(|error| os("make the rendezvous socket", error))?;
     let inside = path.strip_prefix(&short).unwrap_or(&path).trim_start_matches('/').to_owned();
+    let listener = sys::fd::socket_at(&path);
     let done = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
     let accepted = std::thread::scope(|scope| {
         sys::fail::attempt("pthread_create").map_err(|error| Error::os("start a thread", error))?;
         let watcher = std::thread::Builder::new()
             .spawn_scoped(scope, || exit_if_orphaned(doorbell, &done, place, user))
             .map_err(|error| os("start a thread", error))?;
-        let sent = sys::fd::send(doorbell, inside.as_bytes(), None)
+        let listener = listener.as_ref().map(AsFd::as_fd);
+        let sent = sys::fd::send(doorbell, inside.as_bytes(), listener)
             .map_err(|error| Error::os("send the rendezvous", error));
         fault::point("guardian.invited");
         let accepted = sent.and_then(|()| {

@@ -185,7 +185,7 @@ fn meet(
     guardian: BorrowedFd<'_>,
 ) -> Result<Control<Command, Reply>, Error> {
     let died = |error| because_it_died(error, guardian);
-    let said = invitation(&doorbell, guardian).map_err(died)?;
+    let (said, _listener) = invitation(&doorbell, guardian).map_err(died)?;
     if let Some(reason) = said.strip_prefix(REFUSAL) {
         let reason = std::io::Error::other(reason.to_owned());
         return Err(Error::os("start the guardian process", reason));
@@ -196,11 +196,17 @@ fn meet(
 }
 
 /// What the guardian says when it is ready: where its server is, or why there is none.
-fn invitation(doorbell: &OwnedFd, guardian: BorrowedFd<'_>) -> Result<String, Error> {
+///
+/// And the server's socket, to be kept until it is connected: so a guardian that dies meanwhile is not missed then, but
+/// when it does not answer.
+fn invitation(
+    doorbell: &OwnedFd,
+    guardian: BorrowedFd<'_>,
+) -> Result<(String, Option<OwnedFd>), Error> {
     let ready = sys::fd::poll(&[doorbell.as_fd(), guardian], Some(PATIENCE))
         .map_err(|error| Error::os("wait for the guardian process", error))?;
     let mut said = [0u8; 1024];
-    let (length, _) = match ready[..] {
+    let (length, listener) = match ready[..] {
         [true, _] => sys::fd::receive(doorbell, &mut said)
             .map_err(|error| Error::os("hear from the guardian process", error))?,
         [_, true] => (0, None),
@@ -212,7 +218,7 @@ fn invitation(doorbell: &OwnedFd, guardian: BorrowedFd<'_>) -> Result<String, Er
                 .into(),
         ));
     }
-    Ok(String::from_utf8_lossy(&said[..length]).into_owned())
+    Ok((String::from_utf8_lossy(&said[..length]).into_owned(), listener))
 }
 
 /// How long a process that hangs up may take to be dead.

@@ -181,6 +181,25 @@ pub(crate) fn close_inherited() -> std::io::Result<()> {
     Ok(())
 }
 
+/// A copy of the socket of this process that is bound to a path; `None` if there is none, or it cannot be copied.
+pub(crate) fn socket_at(path: &str) -> Option<OwnedFd> {
+    fail::attempt("open").ok()?;
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<i32> = numbers.collect();
+    for number in numbers {
+        // SAFETY: the number was in our table a moment ago; if it is another's by now, it has another path.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let address = rustix::net::getsockname(fd).ok();
+        let address = address.and_then(|it| rustix::net::SocketAddrUnix::try_from(it).ok());
+        if address.is_some_and(|it| it.path_bytes() == Some(path.as_bytes())) {
+            fail::attempt("fcntl").ok()?;
+            return rustix::io::fcntl_dupfd_cloexec(fd, 3).ok();
+        }
+    }
+    None
+}
+
 /// Opens a folder as a place to reach files through, whatever the length of its path.
 pub(crate) fn open_folder(path: &std::path::Path) -> io::Result<OwnedFd> {
     fail::attempt("open")?;
