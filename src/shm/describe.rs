@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_reserved_entry_is_there_and_the_key_is_not() {
-        let arena = Arena::create(1 << 20).unwrap();
+        let arena = Arena::create(4 << 20).unwrap();
         arena.key()[1].store(0x1234_5678_9abc, crate::prim::Relaxed);
         arena.reserve_participant(ParticipantId::NOBODY).unwrap();
         let lines = arena.describe().join("\n");
