@@ -375,18 +375,7 @@ impl Ordeal {
             let began = Instant::now();
             while is_running(pid) && !is_stopped(pid) {
                 if began.elapsed() > SOON {
-                    let mut status = threads_of(pid);
-                    for _ in 0..10 {
-                        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-                        let sys = std::fs::read_to_string(format!("/proc/{pid}/syscall"));
-                        let sched = std::fs::read_to_string(format!("/proc/{pid}/schedstat"));
-                        status += &format!(
-                            "{:?} {stat:?} {sys:?} {sched:?} {}\n",
-                            began.elapsed(),
-                            is_stopped(pid)
-                        );
-                        std::thread::sleep(Duration::from_millis(500));
-                    }
+                    let status = threads_of(pid);
                     return Err(format!("{target} {pid} is told to stop, and does not: {status}"));
                 }
                 std::thread::sleep(Duration::from_micros(100));

@@ -62,11 +62,13 @@ impl Guardian {
         sys::fd::send(&doorbell, b"bell", Some(bell))
             .map_err(|error| Error::os("send the supervisor's bell", error))?;
         let pid = spawn(folder, theirs)?;
-        let starting = Starting {
-            pidfd: Some(
-                sys::process::open_pidfd(pid)
-                    .map_err(|error| Error::os("watch the guardian process", error))?,
-            ),
+        let starting = match sys::process::open_pidfd(pid) {
+            Ok(pidfd) => Starting { pidfd: Some(pidfd) },
+            Err(error) => {
+                sys::process::kill_child(pid);
+                let _ = sys::process::reap(pid);
+                return Err(Error::os("watch the guardian process", error));
+            }
         };
         let control = meet(base, folder, doorbell, starting.pidfd()?)?;
         let pidfd = starting.keep();
