@@ -110,6 +110,8 @@ fn use_everything() -> Result<(), Failure> {
     assert!(pool.submit_with(options, nap, 100_000)?.join().is_err());
     pool.resize(3)?;
     pool.resize(1)?;
+    // So large that its memory is given back with the last pool.
+    assert_eq!(pool.submit(|bytes: Vec<u8>| bytes.len(), vec![1; 2 << 20])?.join()?, 2 << 20);
     share(&pool)?;
     assert_eq!(pool.submit(nest, true)?.join()??, 45);
     // Either it could not begin, or it is lost.
@@ -191,6 +193,12 @@ fn child_program() {
             let another = if arena.is_ok() { "attach" } else { "create" };
             let second = in_another(&name, another);
             say("first", arena.map(|arena| kept = Some(arena)));
+            // Asking settles the other program, unless that is what fails.
+            let end = Instant::now() + Duration::from_secs(2);
+            let others = || kept.as_ref().is_some_and(|arena| arena.participants().len() > 1);
+            while others() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             say("second", second);
         }
         "killed" => return lose_guardians(),
