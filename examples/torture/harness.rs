@@ -1,39 +1,53 @@
-//! Starts the program again and again, kills below it and at last itself, and looks for what is left of it.
+//! Starts the program again and again, kills below it and at last itself, and listens to what it says.
 
-use super::program::{NAME, PATIENCE, SEED};
+use super::program::{NAME, PATIENCE, SEED, now_ns};
 use super::support::{
     ROLE, Random, children, descendants, is_running, is_stopped, kill, name_of, parent_of,
-    shared_memory_files,
 };
 use super::tally::Tally;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// After so long, nobody is left who would remove something.
-const HALF_DONE: Duration = Duration::from_secs(1);
 /// Between two kills: any time up to twice this.
 const PAUSE: Duration = Duration::from_millis(8);
 /// How long a stopped process stays so, at most.
-const STOPPED: Duration = Duration::from_millis(100);
+pub(crate) const STOPPED: Duration = Duration::from_millis(100);
+/// What a signal may take to arrive, on a machine that is busy.
+const SOON: Duration = Duration::from_secs(5);
+/// From the kill to the outcome of the task that ran: promised are 50 ms, on a machine that has time for it, and
+/// with nobody stopped.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// What the killer has done, and to whom.
 #[derive(Default)]
 struct Kills {
     /// By target and signal.
     counts: BTreeMap<(&'static str, &'static str), u64>,
+    /// How long each outcome took from the kill, where that is known.
+    told_ns: Vec<u64>,
 }
 
 impl Kills {
+    /// The time that so many of a thousand outcomes did not exceed.
+    fn told_within(&mut self, of_thousand: usize) -> Duration {
+        self.told_ns.sort_unstable();
+        let last = self.told_ns.len().saturating_sub(1);
+        let place = (self.told_ns.len() * of_thousand / 1000).min(last);
+        Duration::from_nanos(self.told_ns.get(place).copied().unwrap_or(0))
+    }
+
     fn note(&mut self, target: &'static str, signal: &'static str) {
         *self.counts.entry((target, signal)).or_default() += 1;
     }
 
     /// Processes that were killed, as opposed to stopped for a while.
     fn deadly(&self) -> u64 {
-        self.counts.iter().filter(|((_, signal), _)| *signal != "STOP").map(|(_, n)| n).sum()
+        let lives = |target, signal| signal == "STOP" || (target, signal) == ("guardian", "TERM");
+        let deadly = self.counts.iter().filter(|((target, signal), _)| !lives(*target, *signal));
+        deadly.map(|(_, count)| count).sum()
     }
 }
 
@@ -48,10 +62,16 @@ pub(crate) fn torment(length: Duration, seed: u64) -> bool {
     while began.elapsed() < length && wrong.is_none() {
         programs += 1;
         let seed = random.next();
-        match Ordeal::begin(seed).and_then(|ordeal| ordeal.run(&tally, &mut kills, began + length))
-        {
-            Ok(gone_within) => slowest = slowest.max(gone_within),
+        match Ordeal::begin(seed) {
             Err(what) => wrong = Some((seed, what)),
+            Ok(mut ordeal) => match ordeal.run(&tally, &mut kills, began + length) {
+                Ok(gone_within) => slowest = slowest.max(gone_within),
+                Err(what) => {
+                    println!("\nFAILED: {what}");
+                    ordeal.have_it_dumped();
+                    wrong = Some((seed, what));
+                }
+            },
         }
     }
     println!("\n| killed | with | times |\n|---|---|---|");
@@ -64,6 +84,11 @@ pub(crate) fn torment(length: Duration, seed: u64) -> bool {
     for (text, count) in tally.rows() {
         println!("| {text} | {count} |");
     }
+    let (half, nearly_all) = (kills.told_within(500), kills.told_within(999));
+    println!("| outcomes that were told at once | {} |", kills.told_ns.len());
+    println!("| half of them within, from the kill | {half:?} |");
+    println!("| 99.9 % within | {nearly_all:?} |");
+    println!("| all within | {:?} |", kills.told_within(1000));
     println!("| nothing left of a program after, at most | {slowest:?} |");
     println!("| it took | {:.1} minutes |", began.elapsed().as_secs_f64() / 60.0);
     match wrong {
@@ -79,18 +104,34 @@ pub(crate) fn torment(length: Duration, seed: u64) -> bool {
 }
 
 /// One program under torture.
-struct Ordeal {
+pub(crate) struct Ordeal {
     random: Random,
-    program: Child,
+    pub(crate) program: Child,
     orders: ChildStdin,
-    lines: Receiver<String>,
-    temporary: tempfile::TempDir,
+    pub(crate) lines: Receiver<String>,
+    pub(crate) temporary: tempfile::TempDir,
     /// What is stopped, and until when.
     stopped: Vec<(u32, Instant)>,
-    /// Everybody who was killed, or was to die with a guardian that was.
-    doomed: HashSet<u32>,
+    /// Everybody who was killed in this storm, or was to die with a guardian that was; and when.
+    doomed: HashMap<u32, Doom>,
     /// Only so can it be unknown how a process ended.
     killed_guardian: bool,
+}
+
+/// How somebody was killed.
+#[derive(Debug, Clone, Copy)]
+struct Doom {
+    at_ns: u64,
+    /// As what it, or who takes it along, was chosen.
+    target: &'static str,
+    signal: &'static str,
+}
+
+/// What the program says.
+enum Said {
+    Nothing,
+    Storm,
+    Calm,
 }
 
 impl Ordeal {
@@ -118,7 +159,7 @@ impl Ordeal {
                 }
             }
         });
-        let (stopped, doomed) = (Vec::new(), HashSet::new());
+        let (stopped, doomed) = (Vec::new(), HashMap::new());
         Ok(Self {
             random,
             program,
@@ -132,7 +173,7 @@ impl Ordeal {
     }
 
     /// Until the program has ended; then, how soon there was nothing left of it.
-    fn run(mut self, tally: &Tally, kills: &mut Kills, end: Instant) -> Result<Duration, String> {
+    fn run(&mut self, tally: &Tally, kills: &mut Kills, end: Instant) -> Result<Duration, String> {
         let (mut raging, mut killed) = (false, false);
         let mut next = Instant::now();
         let mut heard = Instant::now();
@@ -141,34 +182,28 @@ impl Ordeal {
             match self.lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     heard = Instant::now();
-                    match line.split(' ').collect::<Vec<_>>()[..] {
-                        ["storm"] => {
+                    match self.hear(&line, tally, kills)? {
+                        Said::Nothing => {}
+                        Said::Storm => {
                             raging = true;
+                            self.doomed.clear();
+                            self.killed_guardian = false;
                             self.answer();
                         }
-                        ["calm"] => {
+                        Said::Calm => {
                             raging = false;
                             self.let_go(Instant::now() + STOPPED);
                             if Instant::now() > end {
                                 // Enough: the program would go on.
-                                kill(self.program.id(), libc::SIGKILL);
-                                kills.note("program", "KILL");
+                                self.end_program(kills);
                                 killed = true;
                                 continue;
                             }
+                            if !killed {
+                                self.wait_for_the_doomed()?;
+                            }
                             self.answer();
                         }
-                        ["lost", pid, _]
-                            if pid.parse().is_ok_and(|pid| self.doomed.contains(&pid)) => {}
-                        // It may have ended by itself.
-                        ["lost", _, "unknown"] if self.killed_guardian => {}
-                        ["lost", pid, signal] => {
-                            return Err(format!(
-                                "process {pid} was lost to signal {signal}, and nobody killed it"
-                            ));
-                        }
-                        ["tally", ..] => tally.add_line(&line),
-                        _ => println!("{line}"),
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -176,7 +211,7 @@ impl Ordeal {
                     let pause = self.random.next() % (2 * PAUSE.as_micros() as u64);
                     next = Instant::now() + Duration::from_micros(pause);
                     if raging && !killed {
-                        killed = self.strike(kills);
+                        killed = self.strike(kills)?;
                     }
                     if heard.elapsed() > PATIENCE * 2 {
                         return Err("the program says nothing any more".into());
@@ -191,13 +226,88 @@ impl Ordeal {
         self.look_for_remains()
     }
 
+    /// Takes a line that the program has said.
+    fn hear(&mut self, line: &str, tally: &Tally, kills: &mut Kills) -> Result<Said, String> {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["storm"] => return Ok(Said::Storm),
+            ["calm"] => return Ok(Said::Calm),
+            ["lost", pid, signal, seen] => {
+                let killed = pid.parse().ok().and_then(|pid: u32| self.doomed.get(&pid));
+                let unknown = signal == "unknown" && self.killed_guardian;
+                let Some(killed) = killed else {
+                    // It may have ended by itself.
+                    return if unknown {
+                        Ok(Said::Nothing)
+                    } else {
+                        Err(format!(
+                            "process {pid} was lost to signal {signal}, and nobody killed it"
+                        ))
+                    };
+                };
+                // Who was dead already, when its guardian was killed, is noted as killed too late.
+                let took = seen.parse().ok().and_then(|seen: u64| seen.checked_sub(killed.at_ns));
+                kills.told_ns.extend(took);
+                let took = Duration::from_nanos(took.unwrap_or(0));
+                if took > TOLD {
+                    return Err(format!("the loss of process {pid} was told after {took:?}"));
+                }
+            }
+            ["tally", ..] => tally.add_line(line),
+            _ => println!("{line}"),
+        }
+        Ok(Said::Nothing)
+    }
+
+    /// Until those that were killed are dead: from then on, what they held can be settled.
+    fn wait_for_the_doomed(&self) -> Result<(), String> {
+        let began = Instant::now();
+        // A guardian does not listen to SIGTERM.
+        let lives = |pid: u32, doom: &Doom| {
+            is_running(pid) && (doom.signal == "KILL" || name_of(pid) != "procpool-guard")
+        };
+        while let Some((pid, doom)) = self.doomed.iter().find(|(pid, doom)| lives(**pid, doom)) {
+            if began.elapsed() > SOON {
+                let (status, Doom { target, signal, .. }) = (threads_of(*pid), doom);
+                return Err(format!("a {target} was sent SIG{signal}, and {pid} lives: {status}"));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    /// Kills the program itself, or asks it to end.
+    fn end_program(&mut self, kills: &mut Kills) {
+        let (signal, name) = match self.random.next() % 2 {
+            0 => (libc::SIGTERM, "TERM"),
+            _ => (libc::SIGKILL, "KILL"),
+        };
+        kill(self.program.id(), signal);
+        kills.note("program", name);
+    }
+
+    /// Has the program say what it knows, if it lives, and shows it.
+    fn have_it_dumped(&mut self) {
+        self.let_go(Instant::now() + STOPPED);
+        if self.orders.write_all(b"dump\n").is_err() {
+            return;
+        }
+        let end = Instant::now() + SOON * 2;
+        let left = || end.saturating_duration_since(Instant::now());
+        while let Ok(line) = self.lines.recv_timeout(left()) {
+            match &*line {
+                "dumped" => return,
+                line => println!("{line}"),
+            }
+        }
+    }
+
     fn answer(&mut self) {
         // It may have been killed meanwhile.
         let _ = self.orders.write_all(b"go on\n");
     }
 
     /// Continues what has been stopped until `until`.
-    fn let_go(&mut self, until: Instant) {
+    pub(crate) fn let_go(&mut self, until: Instant) {
         self.stopped.retain(|(pid, when)| {
             let over = *when <= until;
             if over {
@@ -208,7 +318,7 @@ impl Ordeal {
     }
 
     /// Does something to somebody; whether it was the end of the program.
-    fn strike(&mut self, kills: &mut Kills) -> bool {
+    fn strike(&mut self, kills: &mut Kills) -> Result<bool, String> {
         let program = self.program.id();
         let guardians = guardians_of(program);
         let chance = self.random.next() % 1000;
@@ -232,13 +342,12 @@ impl Ordeal {
             }
             950..996 => ("program", Some(program)),
             _ => {
-                kill(program, libc::SIGKILL);
-                kills.note("program", "KILL");
-                return true;
+                self.end_program(kills);
+                return Ok(true);
             }
         };
-        let Some(pid) = pid.filter(|pid| is_running(*pid)) else { return false };
-        // Of the program's own process, only stopping; and of a guardian, so that it can be seen who is below.
+        let Some(pid) = pid.filter(|pid| is_running(*pid)) else { return Ok(false) };
+        // Of the program's own process, only stopping.
         match (target, self.random.next() % 10) {
             ("program", _) | (_, 0..2) => {
                 kill(pid, libc::SIGSTOP);
@@ -247,69 +356,46 @@ impl Ordeal {
                 self.stopped.push((pid, Instant::now() + Duration::from_micros(length)));
             }
             (_, choice) => {
-                let (signal, name) =
-                    if choice == 2 { (libc::SIGTERM, "TERM") } else { (libc::SIGKILL, "KILL") };
-                // Who is stopped forks nobody while its children are counted.
-                kill(pid, libc::SIGSTOP);
-                while is_running(pid) && !is_stopped(pid) {
-                    std::thread::sleep(Duration::from_micros(100));
-                }
-                self.killed_guardian |= target == "guardian";
-                self.doomed.insert(pid);
-                self.doomed.extend(descendants(pid));
-                kill(pid, signal);
-                kill(pid, libc::SIGCONT);
-                kills.note(target, name);
+                let signal = if choice == 2 { "TERM" } else { "KILL" };
+                self.kill(target, pid, signal)?;
+                kills.note(target, signal);
             }
         }
-        false
+        Ok(false)
+    }
+
+    /// Kills as it runs, or first stops it: of a guardian, it must be known who dies with it.
+    fn kill(&mut self, target: &'static str, pid: u32, signal: &'static str) -> Result<(), String> {
+        let guards = name_of(pid) == "procpool-guard";
+        let stops = guards || self.random.next().is_multiple_of(2);
+        let mut dying = vec![pid];
+        if stops {
+            // Who is stopped forks nobody while its children are counted.
+            kill(pid, libc::SIGSTOP);
+            let began = Instant::now();
+            while is_running(pid) && !is_stopped(pid) {
+                if began.elapsed() > SOON {
+                    let status = threads_of(pid);
+                    return Err(format!("{target} {pid} is told to stop, and does not: {status}"));
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            if guards && signal == "KILL" {
+                dying.extend(descendants(pid));
+            }
+        }
+        self.killed_guardian |= target == "guardian" && signal == "KILL";
+        let doom = Doom { at_ns: now_ns(), target, signal };
+        self.doomed.extend(dying.into_iter().map(|pid| (pid, doom)));
+        kill(pid, if signal == "TERM" { libc::SIGTERM } else { libc::SIGKILL });
+        if stops {
+            kill(pid, libc::SIGCONT);
+        }
+        Ok(())
     }
 
     fn one_of(&mut self, all: Vec<u32>) -> Option<u32> {
         all.get(self.random.next() as usize % all.len().max(1)).copied()
-    }
-
-    /// Has another program come and go in the same temporary directory.
-    fn run_another(&self) -> Result<(), String> {
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut command = Command::new(program);
-        command.env(ROLE, "passer-by").env("TMPDIR", self.temporary.path());
-        let ended = command.status().map_err(|error| error.to_string())?;
-        if ended.success() { Ok(()) } else { Err(format!("a passer-by ended with {ended}")) }
-    }
-
-    /// Waits until nothing is left of the program: no process, no segment, no file.
-    fn look_for_remains(&mut self) -> Result<Duration, String> {
-        let began = Instant::now();
-        loop {
-            // What is stopped cannot end by itself.
-            self.let_go(Instant::now() + STOPPED);
-            let mark = format!("TMPDIR={}", self.temporary.path().display());
-            let processes: Vec<u32> = processes_with(&mark);
-            let segments = shared_memory_files();
-            let ours = format!("torture-{}", std::process::id());
-            let segments: Vec<&String> =
-                segments.iter().filter(|segment| segment.contains(&ours)).collect();
-            let files = std::fs::read_dir(self.temporary.path())
-                .map_err(|error| error.to_string())?
-                .count();
-            if processes.is_empty() && segments.is_empty() && files == 0 {
-                return Ok(began.elapsed());
-            }
-            if processes.is_empty() && segments.is_empty() && began.elapsed() > HALF_DONE {
-                // Program and guardian killed together, as that one started: it is the next one's to remove.
-                println!("half a rendezvous was left to the next program");
-                self.run_another()?;
-            }
-            if began.elapsed() > Duration::from_secs(5) {
-                let names: Vec<String> =
-                    processes.iter().map(|pid| format!("{pid} ({})", name_of(*pid))).collect();
-                return Err(format!(
-                    "left behind: processes {names:?}, segments {segments:?}, {files} files"
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 }
 
@@ -320,15 +406,19 @@ fn guardians_of(program: u32) -> Vec<u32> {
     all
 }
 
-/// Processes in whose environment there is this variable.
-fn processes_with(mark: &str) -> Vec<u32> {
-    let own = std::process::id();
-    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let found = environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes());
-            found && *pid != own && is_running(*pid)
-        })
-        .collect()
+/// The kernel's words for each thread of a process: its state, where it waits, its signals.
+fn threads_of(pid: u32) -> String {
+    let mut text = String::new();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for thread in threads.map(|thread| thread.path()) {
+        let read = |name: &str| std::fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let wanted = ["Name", "State", "PPid", "Sig", "Shd"];
+        for line in read("status").lines().filter(|line| wanted.iter().any(|w| line.starts_with(w)))
+        {
+            text.push_str(line);
+            text.push_str("; ");
+        }
+        text.push_str(&format!("in {} {}\n", read("wchan"), read("stack")));
+    }
+    text
 }

@@ -25,8 +25,10 @@
 //! The seed decides what is done to whom; when, is for the machine to say.
 #![deny(missing_docs)]
 
+mod account;
 mod harness;
 mod program;
+mod remains;
 mod shared;
 mod tally;
 mod tasks;

@@ -1,8 +1,9 @@
 //! The program that is tormented: storms, in which everything is used by several threads, workers and
 //! visitors, and calms, in which everything must be right.
 
-use super::shared::{Account, Act, Done, Shared};
-use super::support::{ROLE, Random, parent_of};
+use super::account::Account;
+use super::shared::{Act, Done, Shared};
+use super::support::{ROLE, Random, children, descendants, is_running, parent_of};
 use super::tally::{Tally, one};
 use super::{tasks, visitor};
 use procpool::{Arena, Pool, Recycle};
@@ -10,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long anything may take. (A worker that is stopped holds up others for a tenth of a second.)
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// Threads that use the pool.
 const THREADS: u64 = 3;
 /// Attached programs, if the arena has a name.
@@ -39,10 +41,24 @@ static TALLY: OnceLock<Tally> = OnceLock::new();
 /// The pool, for whoever finds that something is wrong.
 static POOL: Mutex<Option<Arc<Pool>>> = Mutex::new(None);
 /// Who was lost with a task since the last calm, for the harness to compare.
-static LOST: Mutex<Vec<(u32, Option<i32>)>> = Mutex::new(Vec::new());
+static LOST: Mutex<Vec<Loss>> = Mutex::new(Vec::new());
 /// What is under way, and since when.
 static UNDER_WAY: Mutex<BTreeMap<u64, (String, Instant)>> = Mutex::new(BTreeMap::new());
 static WATCHED: AtomicU64 = AtomicU64::new(0);
+
+/// A worker that was lost with a task.
+pub(crate) struct Loss {
+    pub(crate) pid: u32,
+    pub(crate) signal: Option<i32>,
+    /// When the outcome was there, if that was noted at once.
+    pub(crate) seen_ns: Option<u64>,
+}
+
+/// The time that all processes share.
+pub(crate) fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,17 +93,45 @@ impl World {
         lock(&self.account).in_doubt(act, id);
     }
 
-    pub(crate) fn report_lost(&self, pid: u32, signal: Option<i32>) {
-        lock(&LOST).push((pid, signal));
+    pub(crate) fn report_lost(&self, loss: Loss) {
+        lock(&LOST).push(loss);
     }
 }
 
-/// Says a line to the harness and waits for its answer, if there is to be one.
-fn tell(line: &str, answered: bool) {
-    println!("{line}");
-    let mut answer = String::new();
-    if answered && std::io::stdin().lock().read_line(&mut answer).unwrap_or(0) == 0 {
+/// Takes the harness's orders, in a thread of its own, so that it says what it knows also when all others hang.
+/// What comes out is the answers.
+fn take_orders() -> Receiver<()> {
+    let (sender, answers) = channel();
+    std::thread::spawn(move || {
+        for order in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if order == "dump" {
+                say_all_there_is();
+                println!("dumped");
+            } else if sender.send(()).is_err() {
+                break;
+            }
+        }
         std::process::exit(0); // The harness is gone.
+    });
+    answers
+}
+
+/// Says a line to the harness, and waits for its answer.
+fn ask(line: &str, answers: &Receiver<()>) {
+    println!("{line}");
+    // Without an answer the process is about to end.
+    let _ = answers.recv();
+}
+
+/// What is under way, and every word of shared memory.
+fn say_all_there_is() {
+    for (what, since) in lock(&UNDER_WAY).values() {
+        eprintln!("under way for {:?}: {what}", since.elapsed());
+    }
+    // Not while it is held: a dump may take a while.
+    let pool = lock(&POOL).clone();
+    if let Some(pool) = pool {
+        eprintln!("{}", pool.dump());
     }
 }
 
@@ -104,12 +148,7 @@ fn end_at_first_failure() {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let message = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("?");
         eprintln!("torture: FAILED (seed {seed}, {place}): {message}");
-        for (what, since) in lock(&UNDER_WAY).values() {
-            eprintln!("under way for {:?}: {what}", since.elapsed());
-        }
-        if let Some(pool) = &*lock(&POOL) {
-            eprintln!("{}", pool.dump());
-        }
+        say_all_there_is();
         std::process::exit(101);
     }));
     std::thread::spawn(|| {
@@ -127,6 +166,7 @@ fn end_at_first_failure() {
 /// Is the program, to its end.
 pub(crate) fn run() -> ! {
     end_at_first_failure();
+    let answers = take_orders();
     let seed: u64 = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let mut random = Random(seed);
     // Before the first pool: it is the arena of the whole program.
@@ -144,6 +184,7 @@ pub(crate) fn run() -> ! {
         1 => Recycle::after_tasks(50 + random.next() % 5000).jitter(0.3),
         _ => Recycle::after_age(Duration::from_millis(30 + random.next() % 300)).jitter(0.5),
     };
+    let (mut usual, mut usual_in_calm) = (None, None);
     for storm in 0..STORMS {
         let built = Pool::builder()
             .workers(1 + random.next() as usize % 4)
@@ -154,7 +195,7 @@ pub(crate) fn run() -> ! {
             .build();
         let pool = Arc::new(built.unwrap_or_else(|error| panic!("no pool: {error}")));
         *lock(&POOL) = Some(pool.clone());
-        let used = (used_bytes(&pool), blocks(&pool));
+        let used = Used::of(&pool);
         let shared = Shared::new().unwrap_or_else(|error| panic!("no shared objects: {error}"));
         let world = World {
             pool: pool.clone(),
@@ -166,23 +207,27 @@ pub(crate) fn run() -> ! {
         if let Some(arena) = &arena {
             arena.register("shared", &*world.shared).unwrap_or_else(|error| panic!("{error}"));
         }
-        tell("storm", true);
+        if storm == 0 {
+            // What a program starts once, it keeps: it is there from the first calm on.
+            tasks::warm_up(&world);
+        }
+        ask("storm", &answers);
         rage(&world, &mut random, storm, arena.is_some());
-        tell("calm", true);
-        watched("calm", || be_calm(world, arena.as_ref(), used));
+        ask("calm", &answers);
+        watched("calm", || be_calm(world, arena.as_ref(), used, &mut usual_in_calm));
         one(&tally.calms);
-        for (pid, signal) in std::mem::take(&mut *lock(&LOST)) {
-            match signal {
-                Some(signal) => tell(&format!("lost {pid} {signal}"), false),
-                None => tell(&format!("lost {pid} unknown"), false),
-            }
+        for Loss { pid, signal, seen_ns } in std::mem::take(&mut *lock(&LOST)) {
+            let signal = signal.map_or("unknown".into(), |signal| signal.to_string());
+            let seen = seen_ns.map_or("-".into(), |ns| ns.to_string());
+            println!("lost {pid} {signal} {seen}");
         }
         let stats = pool.stats();
         tally.retries.fetch_add(stats.retries, Relaxed);
         tally.settled.fetch_add(stats.workers_lost + stats.workers_killed, Relaxed);
-        tell(&tally.take_line(), false);
+        println!("{}", tally.take_line());
         *lock(&POOL) = None;
         watched("the end of a pool", || drop(pool));
+        watched("a calm without a pool", || compare(&mut usual));
     }
     std::process::exit(0)
 }
@@ -260,17 +305,22 @@ fn start_visitor(seed: u64, first: u64) -> Child {
 }
 
 /// Nobody uses anything, and nobody is killed: checks everything.
-fn be_calm(world: World, arena: Option<&Arena>, used: (u64, BTreeSet<String>)) {
+fn be_calm(world: World, arena: Option<&Arena>, used: Used, usual: &mut Option<Vec<String>>) {
     let World { pool, shared, account, .. } = world;
+    // What the dead held is given back when that is settled.
+    until("no worker is dead and not settled", || {
+        pool.stats().workers.iter().all(|worker| is_running(worker.pid))
+    });
     if let Some(arena) = arena {
         until("visitors are no longer among the participants", || {
             arena.participants().iter().all(|pid| is_own(*pid))
         });
     }
     let account = account.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Err(wrong) = account.check(&shared) {
+    if let Err(wrong) = shared.take_stock().and_then(|stock| account.check(stock)) {
         panic!("{wrong}\n{shared:#?}");
     }
+    until_ok("who waits is told", || shared.try_waiting());
     if let Some(arena) = arena {
         arena.unregister("shared");
     }
@@ -283,27 +333,95 @@ fn be_calm(world: World, arena: Option<&Arena>, used: (u64, BTreeSet<String>)) {
     let all =
         pool.map(|n: u64| n + 1, 0..1000).unwrap_or_else(|error| panic!("after a storm: {error}"));
     assert!(all.into_iter().eq(1..1001));
-    let mut now = 0;
-    until_ok("no byte of the arena is missing", || {
-        now = used_bytes(&pool);
-        let more = || blocks(&pool).difference(&used.1).cloned().collect::<Vec<_>>();
-        if now == used.0 {
-            Ok(())
-        } else {
-            Err(format!("{now} bytes are in use, and were {}; new are {:#?}", used.0, more()))
+    until_ok("it has the descriptors that it had in its first calm", || {
+        let (pidfds, others): (Vec<_>, Vec<_>) =
+            descriptors().into_iter().partition(|target| target.contains("pidfd"));
+        // One for each worker, and one for each guardian.
+        let most = pool.stats().workers.len() + 1 + usize::from(arena.is_some());
+        if pidfds.len() <= most && *usual.get_or_insert_with(|| others.clone()) == others {
+            return Ok(());
         }
+        Err(format!("{} pidfds of {most}; {others:#?}, and had {usual:#?}", pidfds.len()))
+    });
+    until_ok("nothing of the arena is missing", || {
+        let now = Used::of(&pool);
+        if (now.bytes, now.objects, now.holdings) == (used.bytes, used.objects, used.holdings) {
+            return Ok(());
+        }
+        let more: Vec<_> = now.blocks.difference(&used.blocks).cloned().collect();
+        Err(format!("{}, and was {}; new are {more:#?}", now.text(), used.text()))
     });
 }
 
-/// The blocks of the arena that are in use.
-fn blocks(pool: &Pool) -> BTreeSet<String> {
-    pool.dump().lines().filter(|line| line.starts_with("block")).map(str::to_owned).collect()
+/// What of the arena is in use, but for tables that grow and never shrink.
+struct Used {
+    bytes: u64,
+    objects: usize,
+    holdings: usize,
+    blocks: BTreeSet<String>,
 }
 
-/// Bytes in use, but for tables that grow and never shrink.
-fn used_bytes(pool: &Pool) -> u64 {
-    let stats = pool.stats();
-    stats.arena_used_bytes - stats.arena_tables_bytes
+impl Used {
+    fn of(pool: &Pool) -> Self {
+        let (stats, dump) = (pool.stats(), pool.dump());
+        let count = |what: &str| dump.lines().filter(|line| line.starts_with(what)).count();
+        let blocks = dump.lines().filter(|line| line.starts_with("block"));
+        Self {
+            bytes: stats.arena_used_bytes - stats.arena_tables_bytes,
+            objects: count("object "),
+            holdings: count("holding "),
+            blocks: blocks.map(str::to_owned).collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { bytes, objects, holdings, blocks: _ } = self;
+        format!("{bytes} bytes, {objects} objects, {holdings} holdings in use")
+    }
+}
+
+/// Without a pool, the program has what it had after its first one: descriptors (as what they lead to),
+/// threads, and processes below it.
+fn compare(usual: &mut Option<Vec<String>>) {
+    let mut now = what_it_has();
+    match usual {
+        // Threads and processes that were told to end may take a moment.
+        None => {
+            until("it has what it had a moment ago", || {
+                std::thread::sleep(Duration::from_millis(20));
+                let before = std::mem::replace(&mut now, what_it_has());
+                now == before
+            });
+            *usual = Some(now);
+        }
+        Some(usual) => until_ok("it has what it had after its first pool", || {
+            let now = what_it_has();
+            if now == *usual { Ok(()) } else { Err(format!("it has {now:#?}, and had {usual:#?}")) }
+        }),
+    }
+}
+
+/// What the descriptors of this process lead to.
+fn descriptors() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let targets = entries.filter_map(|entry| entry.path().read_link().ok());
+    // A socket's or pipe's number is its own.
+    let name = |target: std::path::PathBuf| {
+        target.display().to_string().chars().filter(|letter| !letter.is_ascii_digit()).collect()
+    };
+    let mut all: Vec<String> = targets.map(name).collect();
+    all.sort();
+    all
+}
+
+fn what_it_has() -> Vec<String> {
+    let mut all = descriptors();
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().count();
+    all.push(format!("{threads} threads"));
+    let own = std::process::id();
+    let below = (children(own).len(), descendants(own).len());
+    all.push(format!("{} children, {} processes below", below.0, below.1));
+    all
 }
 
 /// Whether it is this process or one of its workers.

@@ -5,13 +5,13 @@
 //! there wholly or not at all. Every value is put in once, so that any that is lost, or there twice, shows.
 
 use super::support::Random;
-use procpool::collections::{Array, Dict, List};
-use procpool::queue::{GetError, JoinableQueue, PutError, Queue};
+use procpool::collections::{Array, Dict, List, Namespace};
+use procpool::queue::{GetError, JoinableQueue, Pipe, PutError, Queue};
 use procpool::sync::{
-    Barrier, Condvar, Encoded, Event, LockError, Mutex, RwLock, Semaphore, TryLockError, Value,
+    Barrier, Condvar, Encoded, Event, LockError, Mutex, OnceCell, ReentrantMutex, RwLock,
+    Semaphore, TryLockError, Value,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::time::Duration;
 
 /// How many permits there are.
@@ -19,7 +19,7 @@ pub(crate) const PERMITS: u32 = 3;
 /// How long an act may wait: the rest of the time it makes trouble.
 const MOMENT: Duration = Duration::from_millis(1);
 /// A time limit that is never reached, unless something hangs.
-const LONG: Duration = Duration::from_secs(25);
+pub(crate) const LONG: Duration = Duration::from_secs(10);
 
 /// One of each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +38,13 @@ pub(crate) struct Shared {
     changed: Condvar,
     array: Array<u64>,
     value: Value<u64>,
+    nested: ReentrantMutex,
+    /// Counted up in two steps, with `nested` held.
+    steps: Value<u64>,
+    first: OnceCell<u64>,
+    names: Namespace,
+    here: Pipe<u64, u64>,
+    there: Pipe<u64, u64>,
 }
 
 /// What can be done.
@@ -65,9 +72,16 @@ pub(crate) enum Act {
     NotifyAll,
     Add,
     AddToArray,
+    Nest,
+    First,
+    Name,
+    LookUp,
+    Unname,
+    Send,
+    Receive,
 }
 
-const ACTS: [Act; 22] = [
+const ACTS: [Act; 29] = [
     Act::Push,
     Act::Pop,
     Act::Insert,
@@ -90,6 +104,13 @@ const ACTS: [Act; 22] = [
     Act::NotifyAll,
     Act::Add,
     Act::AddToArray,
+    Act::Nest,
+    Act::First,
+    Act::Name,
+    Act::LookUp,
+    Act::Unname,
+    Act::Send,
+    Act::Receive,
 ];
 
 impl Act {
@@ -154,6 +175,7 @@ fn had_in_time<G>(what: &str, locked: Result<G, TryLockError<G>>) -> Result<(G, 
 impl Shared {
     /// New ones, with nothing in them.
     pub(crate) fn new() -> Result<Self, procpool::Error> {
+        let (here, there) = Pipe::pair()?;
         Ok(Self {
             list: List::new()?,
             dict: Dict::new()?,
@@ -169,6 +191,12 @@ impl Shared {
             changed: Condvar::new()?,
             array: Array::zeroed(16)?,
             value: Value::new(0)?,
+            nested: ReentrantMutex::new()?,
+            steps: Value::new(0)?,
+            first: OnceCell::new()?,
+            names: Namespace::new()?,
+            here,
+            there,
         })
     }
 
@@ -302,8 +330,46 @@ impl Shared {
                 self.array.fetch_add((id % 16) as usize, 1);
                 Done::Changed
             }
+            Act::Nest => {
+                repaired = self.nest(id)?;
+                Done::Changed
+            }
+            // Whoever comes first decides, for all.
+            Act::First => match self.first.get_or_init_timeout(LONG, || id) {
+                Some(value) => Done::Got(*value),
+                None => return Err(format!("nobody has been the first within {LONG:?}")),
+            },
+            Act::Name => {
+                self.names.set(&name_of(id), &id).map_err(failed)?;
+                Done::Changed
+            }
+            Act::LookUp => match self.names.get::<u64>(&name_of(id)).map_err(failed)? {
+                Some(value) if name_of(value) != name_of(id) => {
+                    return Err(format!("{} is {value}", name_of(id)));
+                }
+                _ => Done::Nothing,
+            },
+            Act::Unname => {
+                self.names.remove(&name_of(id));
+                Done::Nothing
+            }
+            Act::Send => Self::put(self.here.send_timeout(id, MOMENT))?,
+            Act::Receive => Self::got(self.there.recv_timeout(MOMENT))?,
         };
         Ok((done, repaired))
+    }
+
+    /// Counts up with the lock taken twice; whether it came from an owner that had died.
+    fn nest(&self, id: u64) -> Result<bool, String> {
+        let (_outer, died) = had_in_time("the nested lock", self.nested.lock_timeout(LONG))?;
+        let before = self.steps.load();
+        let (inner, again) = had_in_time("the lock that it has", self.nested.lock_timeout(LONG))?;
+        if again || inner.depth() != 2 {
+            return Err(format!("taken twice, a lock has the depth {}", inner.depth()));
+        }
+        linger(id);
+        self.steps.store(before + 1);
+        Ok(died)
     }
 
     fn put(put: Result<(), PutError<u64>>) -> Result<Done, String> {
@@ -334,7 +400,7 @@ impl Shared {
     }
 
     /// Takes out all that is in the containers.
-    fn drain(&self) -> Result<[Vec<u64>; 4], String> {
+    fn drain(&self) -> Result<[Vec<u64>; 5], String> {
         let text = |error: procpool::Error| error.to_string();
         let listed = self.list.to_vec().map_err(text)?;
         let mut keys = Vec::new();
@@ -353,171 +419,124 @@ impl Shared {
             chores.push(value);
             self.chores.task_done().map_err(text)?;
         }
-        Ok([listed, keys, queued, chores])
-    }
-}
-
-/// What was put into one container, and taken out.
-#[derive(Debug, Default)]
-struct Contents {
-    put: HashSet<u64>,
-    maybe_put: HashSet<u64>,
-    got: HashSet<u64>,
-    /// How many got something, perhaps, and died with it.
-    gets_lost: usize,
-}
-
-impl Contents {
-    /// Compares with what was found at the end.
-    fn check(&mut self, what: &str, found: Vec<u64>) -> Result<(), String> {
-        for value in found {
-            if !self.got.insert(value) {
-                return Err(format!("the {what} had {value} twice"));
-            }
+        let mut sent = Vec::new();
+        while let Done::Got(value) = Self::got(self.there.recv_timeout(MOMENT * 50))? {
+            sent.push(value);
         }
-        if let Some(stranger) = self
-            .got
-            .iter()
-            .find(|value| !self.put.contains(value) && !self.maybe_put.contains(value))
-        {
-            return Err(format!("the {what} had {stranger}, which nobody has put"));
-        }
-        let missing: Vec<&u64> = self.put.difference(&self.got).collect();
-        if missing.len() > self.gets_lost {
-            return Err(format!(
-                "the {what} has lost {} values, and only {} can have died with one: {missing:?}",
-                missing.len(),
-                self.gets_lost
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// How often something was counted up.
-#[derive(Debug, Default, Clone, Copy)]
-struct Count {
-    sure: u64,
-    maybe: u64,
-}
-
-impl Count {
-    fn check(self, what: &str, found: u64) -> Result<(), String> {
-        if (self.sure..=self.sure + self.maybe).contains(&found) {
-            return Ok(());
-        }
-        Err(format!("{what} is {found}: {} were acknowledged, {} were not", self.sure, self.maybe))
-    }
-}
-
-/// What must be in the shared objects.
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    list: Contents,
-    dict: Contents,
-    queue: Contents,
-    chores: Contents,
-    counts: [Count; 6],
-}
-
-/// What an act changes.
-enum Entry<'a> {
-    In(&'a mut Contents),
-    Out(&'a mut Contents),
-    Count(&'a mut Count),
-    None,
-}
-
-impl Account {
-    fn entry(&mut self, act: Act) -> Entry<'_> {
-        match act {
-            Act::Push => Entry::In(&mut self.list),
-            Act::Pop => Entry::Out(&mut self.list),
-            Act::Insert => Entry::In(&mut self.dict),
-            Act::Remove => Entry::Out(&mut self.dict),
-            Act::Put => Entry::In(&mut self.queue),
-            Act::Get => Entry::Out(&mut self.queue),
-            Act::PutChore => Entry::In(&mut self.chores),
-            Act::DoChore => Entry::Out(&mut self.chores),
-            Act::Total => Entry::Count(&mut self.counts[0]),
-            Act::Pair => Entry::Count(&mut self.counts[1]),
-            Act::Note => Entry::Count(&mut self.counts[2]),
-            Act::Write => Entry::Count(&mut self.counts[3]),
-            Act::Add => Entry::Count(&mut self.counts[4]),
-            Act::AddToArray => Entry::Count(&mut self.counts[5]),
-            _ => Entry::None,
-        }
+        in_order("queue", &queued)?;
+        in_order("pipe", &sent)?;
+        Ok([listed, keys, queued, chores, sent])
     }
 
-    /// An act was acknowledged.
+    /// That nobody waits any more, and that what is waited for still comes.
     ///
     /// # Errors
-    /// Something was got twice.
-    pub(crate) fn acknowledged(&mut self, act: Act, id: u64, done: Done) -> Result<(), String> {
-        match (self.entry(act), done) {
-            (Entry::In(contents), Done::Changed) => drop(contents.put.insert(id)),
-            (Entry::Out(contents), Done::Got(value)) => {
-                let first = contents.got.insert(value);
-                return if first {
-                    Ok(())
-                } else {
-                    Err(format!("{act:?} has given {value} again"))
-                };
+    /// What is not so; as long as workers are recycled, it may be that they have broken the barrier.
+    pub(crate) fn try_waiting(&self) -> Result<(), String> {
+        let waiting = [self.meeting.waiting(), self.bell.waiting(), self.changed.waiting()];
+        if waiting != [0; 3] {
+            return Err(format!("{waiting:?} wait at the barrier, for the event, for the change"));
+        }
+        self.meeting.reset();
+        self.bell.clear();
+        std::thread::scope(|scope| {
+            let meets = || self.meeting.wait_timeout(LONG / 10).map(|_| ());
+            let other = scope.spawn(meets);
+            let met = (meets(), other.join());
+            if !matches!(met, (Ok(()), Ok(Ok(())))) {
+                return Err(format!("two do not meet at the barrier: {met:?}"));
             }
-            (Entry::Count(count), Done::Changed) => count.sure += 1,
-            _ => {}
-        }
-        Ok(())
+            let told = scope.spawn(|| self.bell.wait_timeout(LONG));
+            self.bell.set();
+            if !matches!(told.join(), Ok(true)) {
+                return Err("the event is set, and who waits is not told".into());
+            }
+            let notified = scope.spawn(|| {
+                let (pair, _) = had(self.pair.lock());
+                self.changed.wait_timeout(pair, LONG).is_ok_and(|(_, notified)| notified)
+            });
+            while self.changed.notify_all() == 0 && !notified.is_finished() {
+                std::thread::yield_now();
+            }
+            match notified.join() {
+                Ok(true) => Ok(()),
+                _ => Err("who waits for a change is not notified".into()),
+            }
+        })
     }
 
-    /// Who did it has died, and it is done or not.
-    pub(crate) fn in_doubt(&mut self, act: Act, id: u64) {
-        match self.entry(act) {
-            Entry::In(contents) => drop(contents.maybe_put.insert(id)),
-            Entry::Out(contents) => contents.gets_lost += 1,
-            Entry::Count(count) => count.maybe += 1,
-            Entry::None => {}
-        }
-    }
-
-    /// Compares the account with what there is, now that nobody changes it. It is all taken out.
+    /// Takes everything out, now that nobody changes it: what it was, for the account.
     ///
     /// # Errors
-    /// What is not as it must be.
-    pub(crate) fn check(mut self, shared: &Shared) -> Result<(), String> {
-        let [list, keys, queued, chores] = shared.drain()?;
-        self.list.check("list", list)?;
-        self.dict.check("dict", keys)?;
-        self.queue.check("queue", queued)?;
-        self.chores.check("joinable queue", chores)?;
-        if !shared.chores.join_timeout(LONG) {
-            return Err(format!("{} chores are never done", shared.chores.unfinished()));
+    /// What is not as it must be, whatever was done.
+    pub(crate) fn take_stock(&self) -> Result<Stock, String> {
+        let contents = self.drain()?;
+        if !self.chores.join_timeout(LONG) {
+            return Err(format!("{} chores are never done", self.chores.unfinished()));
         }
-        let [totals, pairs, notes, writes, adds, array] = self.counts;
-        let values = shared.totals.values().map_err(|error| error.to_string())?;
-        totals.check("the sum of the totals", values.iter().sum())?;
-        let (pair, _) = had(shared.pair.lock());
-        pairs.check("the pair", pair[0])?;
-        let (note, _) = had(shared.note.lock());
-        notes.check("the note", note.get().map_err(|error| error.to_string())?.0)?;
-        let (table, _) = had(shared.table.read());
-        writes.check("the table", table[0])?;
-        adds.check("the value", shared.value.load())?;
-        array.check("the sum of the array", (0..16).map(|index| shared.array.load(index)).sum())?;
-        shared.list.check_invariants()?;
-        shared.dict.check_invariants()?;
-        shared.totals.check_invariants()?;
-        shared.queue.check_invariants()?;
-        shared.chores.check_invariants()?;
+        let text = |error: procpool::Error| error.to_string();
+        let totals = self.totals.values().map_err(text)?.iter().sum();
+        let (pair, _) = had(self.pair.lock());
+        let (note, _) = had(self.note.lock());
+        let (table, _) = had(self.table.read());
+        let array = (0..16).map(|index| self.array.load(index)).sum();
+        let note = note.get().map_err(text)?.0;
+        let counts = [totals, pair[0], note, table[0], self.value.load(), array, self.steps.load()];
+        let mut named = Vec::new();
+        for name in self.names.names() {
+            let value = self.names.get::<u64>(&name).map_err(text)?;
+            named.extend(value.filter(|value| name_of(*value) == name));
+        }
+        if named.len() != self.names.names().len() {
+            return Err(format!("{:?} have the values {named:?}", self.names.names()));
+        }
+        self.list.check_invariants()?;
+        self.dict.check_invariants()?;
+        self.totals.check_invariants()?;
+        self.queue.check_invariants()?;
+        self.chores.check_invariants()?;
+        self.names.check_invariants()?;
+        self.here.check_invariants()?;
         let permits: Vec<_> =
-            (0..PERMITS).filter_map(|_| shared.permits.acquire_timeout(LONG)).collect();
+            (0..PERMITS).filter_map(|_| self.permits.acquire_timeout(LONG)).collect();
         if permits.len() != PERMITS as usize {
             return Err(format!("{} permits of {PERMITS} are left", permits.len()));
         }
         drop(permits);
-        if shared.permits.available() != PERMITS {
-            return Err(format!("{} permits of {PERMITS}", shared.permits.available()));
+        if self.permits.available() != PERMITS {
+            return Err(format!("{} permits of {PERMITS}", self.permits.available()));
         }
-        Ok(())
+        Ok(Stock { contents, counts, named, first: self.first.get().copied() })
     }
+}
+
+/// What was found in the objects at the end of a storm.
+#[derive(Debug)]
+pub(crate) struct Stock {
+    /// Of list, dict, queue, joinable queue and pipe.
+    pub(crate) contents: [Vec<u64>; 5],
+    /// Of totals, pair, note, table, value, array and steps.
+    pub(crate) counts: [u64; 7],
+    /// Values that have a name.
+    pub(crate) named: Vec<u64>,
+    /// What the first has decided.
+    pub(crate) first: Option<u64>,
+}
+
+/// The name that a value is given.
+fn name_of(id: u64) -> String {
+    format!("name {}", id % 3)
+}
+
+/// That what one visitor has put, one after the other, comes out like that. (Tasks run beside each other.)
+fn in_order(what: &str, taken: &[u64]) -> Result<(), String> {
+    let mut last = std::collections::HashMap::new();
+    for id in taken.iter().filter(|id| **id >> 63 == 1) {
+        if let Some(before) = last.insert(id >> 32, *id)
+            && before > *id
+        {
+            return Err(format!("the {what} has {before} before {id}, of one visitor"));
+        }
+    }
+    Ok(())
 }

@@ -1,10 +1,12 @@
 //! Everything that a pool can be asked for, at random; each outcome is checked.
 
-use super::program::World;
+use super::program::{Loss, World, lock, now_ns};
 use super::shared::{Act, Done};
 use super::support::Random;
 use super::tally::{many, one};
-use procpool::{Error, Priority, Process, Retry, TaskError, TaskHandle, TaskOptions, WorkerExit};
+use procpool::{
+    Error, Pool, Priority, Process, Retry, Shutdown, TaskError, TaskHandle, TaskOptions, WorkerExit,
+};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ const SLOW: Duration = Duration::from_secs(2);
 type Verb = fn(&World, &mut Random) -> Result<(), Error>;
 
 /// How often each is chosen, its name, and itself.
-const VERBS: [(u64, &str, Verb); 17] = [
+const VERBS: [(u64, &str, Verb); 19] = [
     (30, "acts", acts),
     (6, "map", map),
     (4, "map of many", map_of_many),
@@ -38,6 +40,8 @@ const VERBS: [(u64, &str, Verb); 17] = [
     (2, "resize", resize),
     (2, "exit", exit),
     (1, "process", process),
+    (6, "callbacks", callbacks),
+    (2, "another pool", another_pool),
 ];
 
 /// Uses the pool until `end`.
@@ -64,6 +68,13 @@ pub(crate) fn torment(world: &World, seed: u64, end: Instant) {
     }
 }
 
+/// Uses, once, what starts a thread that stays.
+pub(crate) fn warm_up(world: &World) {
+    for verb in [callbacks, another_pool, process] {
+        verb(world, &mut Random(1)).unwrap_or_else(|error| panic!("warming up: {error}"));
+    }
+}
+
 /// The causes, besides a killed worker, that a failure may have.
 #[derive(Default, Clone, Copy)]
 struct May {
@@ -72,6 +83,9 @@ struct May {
     aborted: bool,
     cancelled: bool,
     exit: bool,
+    closed: bool,
+    /// When the outcome was there, if that is known.
+    seen_ns: Option<u64>,
 }
 
 /// Counts an outcome, and checks that its cause can be true.
@@ -92,10 +106,12 @@ fn outcome<R>(world: &World, outcome: Result<R, TaskError>, may: May) -> Option<
         && error.is_worker_lost()
     {
         one(&tally.lost);
-        world.report_lost(error.pid().unwrap_or(0), Some(signal));
+        let pid = error.pid().unwrap_or(0);
+        world.report_lost(Loss { pid, signal: Some(signal), seen_ns: may.seen_ns });
     } else if exit == Some(WorkerExit::Unknown) && error.is_worker_lost() {
         one(&tally.lost);
-        world.report_lost(error.pid().unwrap_or(0), None);
+        let pid = error.pid().unwrap_or(0);
+        world.report_lost(Loss { pid, signal: None, seen_ns: may.seen_ns });
     } else if error.is_panic() && may.panic && error.panic_message() == Some(ON_PURPOSE) {
         one(&tally.panics);
     } else if error.is_timed_out() && may.late {
@@ -104,6 +120,8 @@ fn outcome<R>(world: &World, outcome: Result<R, TaskError>, may: May) -> Option<
         one(&tally.aborted);
     } else if error.is_cancelled() && may.cancelled {
         one(&tally.cancelled);
+    } else if error.is_pool_closed() && !error.is_pool_broken() && may.closed {
+        one(&tally.closed);
     } else {
         panic!("a task cannot have ended like this: {error} ({error:?})");
     }
@@ -201,7 +219,9 @@ fn map_each(world: &World, random: &mut Random) -> Result<(), Error> {
     let function = |n: u64| if n % 97 == 96 { panic_quietly() } else { text(n) };
     let first = random.next() % 10_000;
     let range = first..first + random.next() % 300;
-    for (n, ended) in range.clone().zip(world.pool.map_each(function, range)?) {
+    let outcomes = world.pool.map_each(function, range.clone())?;
+    assert_eq!(outcomes.len() as u64, range.end - range.start);
+    for (n, ended) in range.zip(outcomes) {
         let may = May { panic: n % 97 == 96, ..May::default() };
         assert!(ended.is_err() || !may.panic);
         if let Some(value) = outcome(world, ended, may) {
@@ -256,6 +276,7 @@ fn submit(world: &World, random: &mut Random) -> Result<(), Error> {
     while called.0.load(Relaxed) < callbacks {
         nap(200);
     }
+    // None is called twice: a callback is an `FnOnce`.
     for (n, ended) in called.1.lock().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default() {
         if let Some(value) = outcome(world, ended, May::default()) {
             assert_eq!(value, text(n));
@@ -297,6 +318,7 @@ fn retries(world: &World, random: &mut Random) -> Result<(), Error> {
         outcome(world, ended, May::default());
     }
     let outcomes = world.pool.with_options(options).map_each(square, 0..5000)?;
+    assert_eq!(outcomes.len(), 5000);
     for (n, ended) in outcomes.into_iter().enumerate() {
         assert!(
             outcome(world, ended, May::default()).is_none_or(|value| value == square(n as u64))
@@ -333,11 +355,14 @@ fn imap(world: &World, random: &mut Random) -> Result<(), Error> {
     let taken = random.next() as usize % 3000;
     let window = 1 + random.next() as usize % 500;
     let ended = world.pool.imap(text, 0..)?.window(window).take(taken);
+    let mut count = 0;
     for (n, ended) in (0..).zip(ended) {
+        count += 1;
         if let Some(value) = outcome(world, ended, May::default()) {
             assert_eq!(value, text(n));
         }
     }
+    assert_eq!(count, taken);
     let mut seen = vec![false; taken];
     let mut missing = taken;
     for ended in world.pool.imap_unordered(|n: u64| n, 0..taken as u64)?.window(window) {
@@ -373,7 +398,9 @@ fn broadcast(world: &World, random: &mut Random) -> Result<(), Error> {
 fn context(world: &World, random: &mut Random) -> Result<(), Error> {
     let table: Vec<u64> = (0..random.next() % 20_000).map(square).collect();
     let look = |table: &Vec<u64>, n: usize| table.get(n).copied();
-    for (n, ended) in world.pool.with(&table).map_each(look, 0..500)?.into_iter().enumerate() {
+    let outcomes = world.pool.with(&table).map_each(look, 0..500)?;
+    assert_eq!(outcomes.len(), 500);
+    for (n, ended) in outcomes.into_iter().enumerate() {
         if let Some(value) = outcome(world, ended, May::default()) {
             assert_eq!(value, table.get(n).copied());
         }
@@ -425,5 +452,55 @@ fn process(world: &World, random: &mut Random) -> Result<(), Error> {
     one(&world.tally.processes);
     let process = Process::spawn(nap, random.next() % 1000)?;
     outcome(world, process.join(), May::default());
+    Ok(())
+}
+
+/// Outcomes as soon as they are there: the harness knows when it has killed whom.
+fn callbacks(world: &World, random: &mut Random) -> Result<(), Error> {
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let count = 4 + random.next() as usize % 12;
+    for _ in 0..count {
+        let (all, micros) = (all.clone(), random.next() % 8000);
+        world.pool.submit(nap, micros)?.on_done(move |ended| {
+            lock(&all).push((micros, ended, now_ns()));
+        })?;
+    }
+    while lock(&all).len() < count {
+        nap(200);
+    }
+    for (micros, ended, seen_ns) in std::mem::take(&mut *lock(&all)) {
+        let may = May { seen_ns: Some(seen_ns), ..May::default() };
+        assert!(outcome(world, ended, may).is_none_or(|slept| slept == micros));
+    }
+    Ok(())
+}
+
+/// A pool beside the other, which ends with tasks queued and running, in one of all ways.
+fn another_pool(world: &World, random: &mut Random) -> Result<(), Error> {
+    one(&world.tally.pools);
+    let builder = Pool::builder().workers(2).name("second").queue_capacity(64);
+    let builder = builder.restart_limit(1_000_000, Duration::from_secs(1));
+    let builder = builder.initializer(|n: u64| n + 1, 1).idle_timeout(Duration::from_millis(3));
+    let pool = builder.build()?;
+    let tasks: Vec<TaskHandle<u64>> = (0..random.next() % 40)
+        .map(|_| pool.submit(nap, random.next() % 2000))
+        .collect::<Result<_, _>>()?;
+    nap(random.next() % 4000);
+    let mode = random.next() % 6;
+    match mode {
+        0 => drop(pool),
+        1 => pool.shutdown(Shutdown::Drain)?,
+        2 => pool.shutdown(Shutdown::CancelQueued)?,
+        3 => pool.shutdown(Shutdown::Now)?,
+        4 => pool.join()?,
+        _ => match pool.shutdown_timeout(Shutdown::Drain, Duration::from_millis(3)) {
+            Err(error) if error.is_timed_out() => {}
+            ended => ended?,
+        },
+    }
+    let (cancelled, closed) = (![1, 4].contains(&mode), [0, 3, 5].contains(&mode));
+    for task in tasks {
+        outcome(world, task.join(), May { cancelled, closed, ..May::default() });
+    }
     Ok(())
 }

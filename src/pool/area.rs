@@ -285,6 +285,17 @@ impl Area {
         }
     }
 
+    /// What is neither of a ring, of a slot nor of a seat, in words; without what is not in use.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let Header { control, jobs, contexts, .. } = self.header;
+        let jobs = jobs.iter().enumerate().filter(|(_, job)| job.0.is_used());
+        let contexts = contexts.iter().filter(|context| context.id.load(Relaxed) != 0);
+        let mut lines = vec![format!("{:?}", control.0)];
+        lines.extend(jobs.map(|(place, job)| format!("waiting place {place}: {:?}", job.0)));
+        lines.extend(contexts.map(|context| format!("{context:?}")));
+        lines
+    }
+
     /// What must hold whenever no operation is under way; for tests.
     pub(crate) fn check_invariants(&self, free: &[u32]) -> Result<(), String> {
         for index in free {

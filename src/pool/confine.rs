@@ -43,6 +43,7 @@ pub struct Confinement {
     descriptors: Option<u64>,
     file_bytes: Option<u64>,
     core_bytes: Option<u64>,
+    processes: Option<u64>,
     #[cfg(feature = "landlock")]
     paths: Option<Paths>,
 }
@@ -95,6 +96,17 @@ impl Confinement {
         self
     }
 
+    /// Lets a worker start processes and threads only as long as its user has fewer than so many, at least 2
+    /// (`RLIMIT_NPROC`). All processes and threads of the user count, the program's and other workers' as well;
+    /// so it ends a fork bomb, but says nothing about one worker alone. The kernel exempts root, and who has
+    /// `CAP_SYS_RESOURCE` or `CAP_SYS_ADMIN`.
+    ///
+    /// A worker's tasks run in a second thread, which must still be within the limit.
+    pub fn processes(mut self, most: u64) -> Self {
+        self.processes = Some(most);
+        self
+    }
+
     /// Lets a worker read and execute files below `readable`, and read, write, make and remove those below
     /// `writable`; nothing else in the file system can be opened any more (Landlock). What is open already stays
     /// so. It implies [`no_new_privileges`](Self::no_new_privileges).
@@ -131,6 +143,11 @@ impl Confinement {
                 "confine: descriptors is {most}, below {DESCRIPTORS_MIN}"
             )));
         }
+        if let Some(most) = self.processes.filter(|most| *most < PROCESSES_MIN) {
+            return Err(Error::invalid(format!(
+                "confine: processes is {most}, below {PROCESSES_MIN}"
+            )));
+        }
         if self.cpu_seconds == Some(0) {
             return Err(Error::invalid("confine: cpu_time is 0: it must be more".into()));
         }
@@ -145,6 +162,7 @@ impl Confinement {
             (Limit::Descriptors, self.descriptors, "number of descriptors"),
             (Limit::FileBytes, self.file_bytes, "size of files"),
             (Limit::CoreBytes, self.core_bytes, "size of core dumps"),
+            (Limit::Processes, self.processes, "number of processes"),
         ];
         for (which, most, what) in limits {
             if let Some(most) = most {
@@ -166,6 +184,8 @@ impl Confinement {
 
 /// What a worker has open itself, and a few.
 const DESCRIPTORS_MIN: u64 = 16;
+/// A worker's threads.
+const PROCESSES_MIN: u64 = 2;
 
 #[cfg(feature = "landlock")]
 impl Paths {

@@ -104,6 +104,11 @@ impl EventCount {
         futex::wake(&self.epoch, count);
     }
 
+    /// Whether anybody has slept here, or does.
+    pub(crate) fn is_used(&self) -> bool {
+        self.epoch.load(Relaxed) != 0 || self.has_sleepers()
+    }
+
     /// Wakes everybody, counted or not: a wake-up may have died with its receiver.
     pub(crate) fn notify_everybody(&self) {
         self.notify_slow(i32::MAX as u32);

@@ -5,7 +5,8 @@
 //!    away, closes what else was inherited, and receives the arena's descriptor and the supervisor's bell
 //!    (`bell.rs`) over the doorbell.
 //! 2. It makes the folder whose name it was given, a one-shot server inside, and sends the server's
-//!    path. A watcher thread removes the folder and exits if the user's process dies meanwhile,
+//!    path, and a copy of its socket: while the user's process has that, connecting does not fail. (If it does, `ipc-channel`
+//!    never closes the socket that it has made for it.) A watcher thread removes the folder and exits if the user's process dies meanwhile,
 //!    because accepting has no time limit.
 //! 3. The user's process connects and sends the two channels; the folder goes; the guardian says
 //!    hello with its identity, and serves.
@@ -14,7 +15,8 @@
 //! to that call.
 //!
 //! # If a process dies
-//! This one before step 3: the user's process sees the pidfd, removes the folder, reports an error. Both within
+//! This one before step 3: the user's process sees the pidfd, removes the folder, reports an error. (If it only
+//! fails, it says over the doorbell why, in place of the server's path.) Both within
 //! those milliseconds: the folder stays until the next guardian there ends.
 //! The user's process at any time: the doorbell hangs up (and, if a copy of it went astray into
 //! another child, the pidfd tells): kill all, reap all, exit.
@@ -37,6 +39,8 @@ use std::time::Duration;
 pub(crate) const VARIABLE: &str = "PROCPOOL_GUARDIAN";
 /// What the name of the folder of a rendezvous begins with; then come the user's process and the time.
 pub(crate) const FOLDER_PREFIX: &str = "procpool-";
+/// What the guardian says over the doorbell, before the reason, when there will be no invitation.
+pub(crate) const REFUSAL: &str = "!";
 /// The guardian takes over before `main`.
 pub(crate) const BEFORE_MAIN: &str = "before-main";
 /// The guardian takes over in [`init`](crate::init).
@@ -82,7 +86,9 @@ fn before_main() {
     sys::fail::set_role(sys::fail::Role::Guardian);
     // Whatever goes wrong from here on, `main` must not run in this process: it would start another.
     let Ok(doorbell) = sys::fd::take_standard_input() else { sys::process::exit_now(1) };
-    sys::fd::close_inherited();
+    if sys::fd::close_inherited().is_err() {
+        sys::process::exit_now(1);
+    }
     // The descriptors were sent before we were started, so they are there unless nobody meant us.
     let mut text = [0u8; 8];
     let Ok((_, Some(arena))) = sys::fd::receive(&doorbell, &mut text) else {
@@ -117,6 +123,9 @@ pub(crate) fn init() {
 
 fn become_guardian(role: Role) -> ! {
     sys::process::set_name("procpool-guard");
+    // Who ends a whole group with SIGTERM has the user's process end: this one is then there to clean up. (The
+    // thread that starts it has them blocked, too. Workers have them again: they begin with nothing blocked.)
+    sys::process::block_signals_in_this_thread();
     sys::process::ignore_interrupt();
     // A program that ignores SIGCHLD hands that down through exec, and then there are no statuses.
     sys::process::keep_dead_children();
@@ -133,16 +142,31 @@ fn become_guardian(role: Role) -> ! {
 }
 
 fn run(role: Role) -> Result<(), Error> {
-    let user = sys::process::parent_pid();
-    let os = |error| Error::os("watch the user's process", error);
-    let user_pidfd = sys::process::open_pidfd(user).map_err(os)?;
-    Arena::adopt(Arena::from_descriptor(role.arena)?)?;
-    let user = User { pid: user, pidfd: user_pidfd };
-    let control = connect(&role.folder, role.doorbell, &user)?;
+    let Role { doorbell, arena, folder } = role;
+    let (user, bootstrap) = match prepare(&doorbell, arena, &folder) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // The user's process waits for an invitation. (If it has got that already, it will not read this.)
+            let _ = sys::fd::send(&doorbell, format!("{REFUSAL}{error}").as_bytes(), None);
+            return Err(error);
+        }
+    };
+    let Bootstrap { commands, replies } = bootstrap;
+    let control = Control { sender: replies, receiver: commands, doorbell };
     control.send(Reply::Hello(Identity::own()?))?;
     fault::point("guardian.ready");
     serve(control, user);
     Ok(())
+}
+
+/// What can fail for want of something: until the channels are there.
+fn prepare(doorbell: &OwnedFd, arena: OwnedFd, folder: &str) -> Result<(User, Bootstrap), Error> {
+    let pid = sys::process::parent_pid();
+    let os = |error| Error::os("watch the user's process", error);
+    let user = User { pid, pidfd: sys::process::open_pidfd(pid).map_err(os)? };
+    Arena::adopt(Arena::from_descriptor(arena)?)?;
+    let bootstrap = connect(folder, doorbell, &user)?;
+    Ok((user, bootstrap))
 }
 
 /// The user's process.
@@ -182,20 +206,21 @@ fn sweep_folders() {
 }
 
 /// Step 2 and 3 of the protocol.
-fn connect(folder: &str, doorbell: OwnedFd, user: &User) -> Result<Control<Reply, Command>, Error> {
+fn connect(folder: &str, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap, Error> {
     let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
     let base = std::env::temp_dir();
     let place = base.join(folder);
     // Others must not enter, whatever the umask says: who connects gets the arena.
-    let made = std::fs::DirBuilder::new().mode(0o700).create(&place);
+    let make = || std::fs::DirBuilder::new().mode(0o700).create(&place);
+    let made = sys::fail::attempt("mkdir").map_err(std::io::Error::from).and_then(|()| make());
     made.map_err(|error| os("make the rendezvous folder", error))?;
     fault::point("guardian.folder-made");
     let cleanup = RemoveOnDrop(&place);
-    let accepted = accept_in(&place, &doorbell, user);
+    let accepted = accept_in(&place, doorbell, user);
     drop(cleanup);
-    let Bootstrap { commands, replies } = accepted?;
+    let bootstrap = accepted?;
     fault::point("guardian.connected");
-    Ok(Control { sender: replies, receiver: commands, doorbell })
+    Ok(bootstrap)
 }
 
 struct RemoveOnDrop<'a>(&'a Path);
@@ -213,13 +238,22 @@ fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap,
     let handle = sys::fd::open_folder(place)
         .map_err(|error| Error::os("open the rendezvous folder", error))?;
     let short = sys::fd::proc_path(&handle);
-    let server = with_temporary_directory(&short, IpcOneShotServer::<Bootstrap>::new);
+    let make = || {
+        sys::fail::attempt("ipc")?;
+        IpcOneShotServer::<Bootstrap>::new()
+    };
+    let server = with_temporary_directory(&short, make);
     let (server, path) = server.map_err(|error| os("make the rendezvous socket", error))?;
     let inside = path.strip_prefix(&short).unwrap_or(&path).trim_start_matches('/').to_owned();
+    let listener = sys::fd::socket_at(&path);
     let done = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
     let accepted = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| exit_if_orphaned(doorbell, &done, place, user));
-        let sent = sys::fd::send(doorbell, inside.as_bytes(), None)
+        sys::fail::attempt("pthread_create").map_err(|error| Error::os("start a thread", error))?;
+        let watcher = std::thread::Builder::new()
+            .spawn_scoped(scope, || exit_if_orphaned(doorbell, &done, place, user))
+            .map_err(|error| os("start a thread", error))?;
+        let listener = listener.as_ref().map(AsFd::as_fd);
+        let sent = sys::fd::send(doorbell, inside.as_bytes(), listener)
             .map_err(|error| Error::os("send the rendezvous", error));
         fault::point("guardian.invited");
         let accepted = sent.and_then(|()| {

@@ -6,7 +6,9 @@
 //! made itself undumpable.
 
 use super::control::{Bootstrap, Command, Control, ForkRequest, Forked, Reply};
-use super::guardian::{BEFORE_MAIN, FOLDER_PREFIX, IN_MAIN, VARIABLE, exit_of, program_calls_init};
+use super::guardian::{
+    BEFORE_MAIN, FOLDER_PREFIX, IN_MAIN, REFUSAL, VARIABLE, exit_of, program_calls_init,
+};
 use super::identity::Identity;
 use crate::error::{Error, WorkerExit};
 use crate::shm::Arena;
@@ -60,11 +62,13 @@ impl Guardian {
         sys::fd::send(&doorbell, b"bell", Some(bell))
             .map_err(|error| Error::os("send the supervisor's bell", error))?;
         let pid = spawn(folder, theirs)?;
-        let starting = Starting {
-            pidfd: Some(
-                sys::process::open_pidfd(pid)
-                    .map_err(|error| Error::os("watch the guardian process", error))?,
-            ),
+        let starting = match sys::process::open_pidfd(pid) {
+            Ok(pidfd) => Starting { pidfd: Some(pidfd) },
+            Err(error) => {
+                sys::process::kill_child(pid);
+                let _ = sys::process::reap(pid);
+                return Err(Error::os("watch the guardian process", error));
+            }
         };
         let control = meet(base, folder, doorbell, starting.pidfd()?)?;
         let pidfd = starting.keep();
@@ -174,16 +178,49 @@ impl Drop for Starting {
 /// Connects to the guardian and makes sure that it runs this program.
 ///
 /// # Errors
-/// One that is `broken` if the guardian died over it: another one may not.
+/// One that is `broken` if the guardian died over it: another one may not. One that is not if the system refused
+/// something, to this process or to the guardian.
 fn meet(
     base: &std::path::Path,
     folder: &str,
     doorbell: OwnedFd,
     guardian: BorrowedFd<'_>,
 ) -> Result<Control<Command, Reply>, Error> {
-    rendezvous(base, folder, doorbell, guardian)
+    let died = |error| because_it_died(error, guardian);
+    let (said, _listener) = invitation(&doorbell, guardian).map_err(died)?;
+    if let Some(reason) = said.strip_prefix(REFUSAL) {
+        let reason = std::io::Error::other(reason.to_owned());
+        return Err(Error::os("start the guardian process", reason));
+    }
+    rendezvous(base, folder, &said, doorbell)
         .and_then(|control| greet(&control, guardian).map(|()| control))
-        .map_err(|error| because_it_died(error, guardian))
+        .map_err(died)
+}
+
+/// What the guardian says when it is ready: where its server is, or why there is none.
+///
+/// And the server's socket, to be kept until it is connected: so a guardian that dies meanwhile is not missed then, but
+/// when it does not answer.
+fn invitation(
+    doorbell: &OwnedFd,
+    guardian: BorrowedFd<'_>,
+) -> Result<(String, Option<OwnedFd>), Error> {
+    let ready = sys::fd::poll(&[doorbell.as_fd(), guardian], Some(PATIENCE))
+        .map_err(|error| Error::os("wait for the guardian process", error))?;
+    let mut said = [0u8; 1024];
+    let (length, listener) = match ready[..] {
+        [true, _] => sys::fd::receive(doorbell, &mut said)
+            .map_err(|error| Error::os("hear from the guardian process", error))?,
+        [_, true] => (0, None),
+        _ => return Err(Error::broken(format!("no guardian process within {PATIENCE:?}"))),
+    };
+    if length == 0 {
+        return Err(Error::broken(
+            "the guardian process ended before it was ready (its standard error may say why)"
+                .into(),
+        ));
+    }
+    Ok((String::from_utf8_lossy(&said[..length]).into_owned(), listener))
 }
 
 /// How long a process that hangs up may take to be dead.
@@ -214,6 +251,8 @@ fn spawn(folder: &str, doorbell: OwnedFd) -> Result<u32, Error> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0(arguments.next().unwrap_or_default()).args(arguments);
     command.env(VARIABLE, format!("{mode} {folder}")).stdin(Stdio::from(doorbell));
+    sys::fail::attempt("posix_spawn")
+        .map_err(|error| Error::os("start the guardian process", error))?;
     let child = command.spawn().map_err(|error| Error::os("start the guardian process", error))?;
     Ok(child.id())
 }
@@ -222,37 +261,22 @@ fn spawn(folder: &str, doorbell: OwnedFd) -> Result<u32, Error> {
 fn rendezvous(
     base: &std::path::Path,
     folder: &str,
+    inside: &str,
     doorbell: OwnedFd,
-    guardian: BorrowedFd<'_>,
 ) -> Result<Control<Command, Reply>, Error> {
     let other = |doing: &'static str| {
         move |error: ipc_channel::IpcError| {
             Error::os(doing, std::io::Error::other(error.to_string()))
         }
     };
-    let ready = sys::fd::poll(&[doorbell.as_fd(), guardian], Some(PATIENCE))
-        .map_err(|error| Error::os("wait for the guardian process", error))?;
-    let mut path = [0u8; 256];
-    let (length, _) = match ready[..] {
-        [true, _] => sys::fd::receive(&doorbell, &mut path)
-            .map_err(|error| Error::os("hear from the guardian process", error))?,
-        [_, true] => (0, None),
-        _ => return Err(Error::broken(format!("no guardian process within {PATIENCE:?}"))),
-    };
-    if length == 0 {
-        return Err(Error::broken(
-            "the guardian process ended before it was ready (its standard error may say why)"
-                .into(),
-        ));
-    }
     let place = base.join(folder);
     let handle = sys::fd::open_folder(&place)
         .map_err(|error| Error::os("open the rendezvous folder", error))?;
-    let inside = String::from_utf8_lossy(&path[..length]).into_owned();
+    let io = |error| Error::os("make a control channel", error);
+    sys::fail::attempt("ipc").map_err(|error| Error::os("make a control channel", error))?;
     let bootstrap =
         IpcSender::<Bootstrap>::connect(format!("{}/{inside}", sys::fd::proc_path(&handle)))
             .map_err(|error| Error::os("connect to the guardian process", error))?;
-    let io = |error| Error::os("make a control channel", error);
     let (sender, commands) = ipc::channel::<Command>().map_err(io)?;
     let (replies, receiver) = ipc::channel::<Reply>().map_err(io)?;
     bootstrap.send(Bootstrap { commands, replies }).map_err(other("send the control channels"))?;
@@ -272,10 +296,14 @@ mod tests {
 
     /// What becomes of an invitation to a server that is gone.
     fn meet_nobody(guardian: &OwnedFd) -> Error {
+        meet_who_says("socket", guardian)
+    }
+
+    fn meet_who_says(said: &str, guardian: &OwnedFd) -> Error {
         let place = tempfile::tempdir().unwrap();
         std::fs::create_dir(place.path().join("folder")).unwrap();
         let (doorbell, theirs) = sys::fd::socket_pair().unwrap();
-        sys::fd::send(&theirs, b"socket", None).unwrap();
+        sys::fd::send(&theirs, said.as_bytes(), None).unwrap();
         meet(place.path(), "folder", doorbell, guardian.as_fd()).err().unwrap()
     }
 
@@ -287,6 +315,10 @@ mod tests {
         child.kill().unwrap();
         let died = meet_nobody(&guardian);
         assert!(died.is_broken(), "{died}");
+        // One that says why, and then ends, was refused something: another one would be, too.
+        let refused = meet_who_says("!cannot start a thread: no more", &guardian);
+        assert!(!refused.is_broken(), "{refused}");
+        assert!(refused.to_string().contains("cannot start a thread: no more"), "{refused}");
         child.wait().unwrap();
     }
 }

@@ -155,10 +155,13 @@ impl Arena {
     }
 
     fn lock_allocator(&self) -> Held<'_> {
-        let layout = self.layout();
+        let locked = self.header().allocator.lock.lock();
+        self.hold_allocator(locked)
+    }
+
+    fn hold_allocator(&self, locked: Locked) -> Held<'_> {
+        let (layout, state) = (self.layout(), &self.header().allocator);
         let heads = self.slice_at(Offset::new(layout.heads), layout.units as usize);
-        let state = &self.header().allocator;
-        let locked = state.lock.lock();
         let held = Held { arena: self, state, heads: heads.unwrap_or(&[]), layout };
         if locked == Locked::OwnerDied {
             held.rebuild();
@@ -280,15 +283,18 @@ impl Arena {
     }
 
     /// Every block in use, with who is answerable for it.
+    #[cfg(test)]
     pub(crate) fn used_blocks(&self) -> Vec<(Block, ParticipantId)> {
-        let held = self.lock_allocator();
-        let mut blocks = Vec::new();
-        held.walk(|unit, head| {
-            if head.state == USED {
-                blocks.push((held.block(unit), head.owner));
-            }
-        });
-        blocks
+        self.lock_allocator().used_blocks()
+    }
+
+    /// The same; `None` if the lock cannot be had until then: in a dump of a program that hangs.
+    pub(crate) fn used_blocks_until(
+        &self,
+        deadline_ns: u64,
+    ) -> Option<Vec<(Block, ParticipantId)>> {
+        let locked = self.header().allocator.lock.lock_until(deadline_ns)?;
+        Some(self.hold_allocator(locked).used_blocks())
     }
 
     /// Gives the memory behind large free blocks back to the system.
@@ -322,6 +328,16 @@ impl Arena {
 unsafe impl Shared for AtomicU64 {}
 
 impl Held<'_> {
+    fn used_blocks(&self) -> Vec<(Block, ParticipantId)> {
+        let mut blocks = Vec::new();
+        self.walk(|unit, head| {
+            if head.state == USED {
+                blocks.push((self.block(unit), head.owner));
+            }
+        });
+        blocks
+    }
+
     fn head(&self, unit: u64) -> Option<Head> {
         if unit >= self.state.top.load(Relaxed) {
             return None;

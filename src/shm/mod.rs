@@ -13,6 +13,7 @@ pub(crate) mod arena;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod arena_fuzz;
 pub(crate) mod circle;
+mod describe;
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub mod fault;
 #[cfg(not(any(debug_assertions, feature = "fault")))]

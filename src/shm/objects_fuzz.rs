@@ -89,7 +89,7 @@ fn fuzz_objects() {
                 }
                 12 if how.is_multiple_of(2) => {
                     drop(locked);
-                    arena.describe_objects();
+                    arena.describe_objects(u64::MAX, |_| String::new());
                     arena.held_by_others(u32::from(*at) % 70, other);
                     arena.tables_bytes();
                 }

@@ -276,6 +276,7 @@ impl Arena {
     }
 
     /// Every process that takes part, and what it holds.
+    #[cfg(test)]
     pub(crate) fn ledgers(&self) -> impl Iterator<Item = (ParticipantId, u32, &Ledger)> {
         let entries = self.participants().iter().enumerate().skip(1);
         entries.filter_map(|(index, entry)| {
@@ -283,6 +284,23 @@ impl Arena {
             let id = ParticipantId::from_raw(index as u64);
             (word.state == ALIVE).then_some((id, word.pid, &entry.ledger))
         })
+    }
+
+    /// Every entry that is not FREE, and what its process holds, in words.
+    pub(super) fn describe_participants(&self) -> Vec<String> {
+        let entries = self.participants().iter().enumerate().skip(1);
+        let entries = entries.filter_map(|(index, entry)| {
+            let word = Word::from_raw(entry.word.load(Acquire));
+            let Participant { word: _, start_time_ticks, ledger, stop_asked } = entry;
+            (word.state != FREE).then(|| {
+                let how = if word.state == ALIVE { "process" } else { "RESERVED," };
+                format!(
+                    "participant {index}: {how} {word:?}, began at {start_time_ticks:?}, \
+                     asked to stop {stop_asked:?}, {ledger:?}"
+                )
+            })
+        });
+        entries.collect()
     }
 
     /// The processes that `parent` had started and that are still entered.

@@ -3,11 +3,13 @@
 //! A process reads, once, what is to fail from the variable `PROCPOOL_FAIL`, which its test has set:
 //! `role call errno skip once|always|storm file`. In the processes of that role (`main`, `guardian`, `worker`) the
 //! call fails with that error number, after so many that do not: once in all of them together, from then on,
-//! or every second time. When it has failed, a line is appended to the file.
+//! or every second time. When it has failed, a line is appended to the file. A process with more rights than who started
+//! it (`AT_SECURE`) does not look at the variable.
 
 use rustix::io;
 
-/// The calls that can be made to fail, by the names of the system's functions, or of what is read.
+/// The calls that can be made to fail, by the names of the system's functions, or of what is read; `ipc` is any
+/// that `ipc-channel` makes.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub const CALLS: &[&str] = &[
     "socketpair",
@@ -29,6 +31,7 @@ pub const CALLS: &[&str] = &[
     "pidfd_send_signal",
     "waitid",
     "prctl",
+    "sched_getaffinity",
     "sched_setaffinity",
     "setpriority",
     "setrlimit",
@@ -36,6 +39,12 @@ pub const CALLS: &[&str] = &[
     "membarrier",
     // Any file of that folder.
     "proc",
+    "madvise",
+    "shm_unlink",
+    "mkdir",
+    "pthread_create",
+    "posix_spawn",
+    "ipc",
 ];
 
 /// Which of the crate's processes this is, as the plan names them.
@@ -98,6 +107,10 @@ mod plan {
     static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
 
     fn parse() -> Option<Plan> {
+        // Else who starts a set-uid program has it append to a file that it may not write itself.
+        if crate::sys::process::is_privileged_exec() {
+            return None;
+        }
         let text = std::env::var("PROCPOOL_FAIL").ok()?;
         let [role, call, errno, skip, mode, file] = text.split(' ').collect::<Vec<_>>()[..] else {
             return None;

@@ -141,12 +141,14 @@ pub(crate) fn poll_one(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Res
 
 /// Moves standard input to a descriptor of our own and puts `/dev/null` in its place.
 pub(crate) fn take_standard_input() -> io::Result<OwnedFd> {
-    fail::attempt("dup2")?;
+    fail::attempt("fcntl")?;
     // SAFETY: descriptor 0 is open for the length of this call: our parent set it up.
     let input = unsafe { BorrowedFd::borrow_raw(0) };
     let taken = rustix::io::fcntl_dupfd_cloexec(input, 3)?;
+    fail::attempt("open")?;
     let null =
         rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())?;
+    fail::attempt("dup2")?;
     // SAFETY: we replace descriptor 0 and forget the handle, so nobody closes it twice.
     let mut zero = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(0) });
     rustix::io::dup2(&null, &mut zero)?;
@@ -156,8 +158,12 @@ pub(crate) fn take_standard_input() -> io::Result<OwnedFd> {
 /// Closes every descriptor above 2 that was inherited through `exec`.
 ///
 /// What this process opened itself carries the close-on-exec flag and stays.
-pub(crate) fn close_inherited() {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+///
+/// # Errors
+/// The list of them cannot be read; then none is closed.
+pub(crate) fn close_inherited() -> std::io::Result<()> {
+    fail::attempt("open")?;
+    let entries = std::fs::read_dir("/proc/self/fd")?;
     let open: Vec<i32> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|number| *number > 2)
@@ -172,6 +178,26 @@ pub(crate) fn close_inherited() {
             drop(unsafe { OwnedFd::from_raw_fd(number) });
         }
     }
+    Ok(())
+}
+
+/// A copy of the socket of this process that is bound to a path; `None` if there is none, or it cannot be copied.
+pub(crate) fn socket_at(path: &str) -> Option<OwnedFd> {
+    fail::attempt("open").ok()?;
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<i32> = numbers.collect();
+    for number in numbers {
+        // SAFETY: the number was in our table a moment ago; if it is another's by now, it has another path.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let address = rustix::net::getsockname(fd).ok();
+        let address = address.and_then(|it| rustix::net::SocketAddrUnix::try_from(it).ok());
+        if address.is_some_and(|it| it.path_bytes() == Some(path.as_bytes())) {
+            fail::attempt("fcntl").ok()?;
+            return rustix::io::fcntl_dupfd_cloexec(fd, 3).ok();
+        }
+    }
+    None
 }
 
 /// Opens a folder as a place to reach files through, whatever the length of its path.

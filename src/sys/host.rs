@@ -1,5 +1,6 @@
 //! What the machine (or the container around us) lets this process use.
 
+use super::fail;
 use std::fs;
 use std::path::Path;
 
@@ -13,8 +14,14 @@ pub(crate) fn usable_cores() -> usize {
 pub(crate) fn usable_memory_bytes() -> u64 {
     let physical = rustix::system::sysinfo();
     let physical = (physical.totalram as u64).saturating_mul(u64::from(physical.mem_unit));
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // Who cannot read its limits goes by the memory that there is.
+    let groups = read("/proc/self/cgroup".as_ref()).unwrap_or_default();
     groups.lines().filter_map(cgroup_limit).fold(physical, u64::min)
+}
+
+fn read(path: &Path) -> Option<String> {
+    fail::attempt("open").ok()?;
+    fs::read_to_string(path).ok()
 }
 
 /// The limit that one line of `/proc/self/cgroup` (`id:controllers:path`) leads to.
@@ -38,7 +45,7 @@ fn limit_up_to_root(root: &Path, path: &str, file: &str) -> Option<u64> {
     group
         .ancestors()
         .take_while(|folder| folder.starts_with(root))
-        .filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok())
+        .filter_map(|folder| read(&folder.join(file))?.trim().parse().ok())
         .min()
 }
 

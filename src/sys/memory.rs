@@ -57,6 +57,9 @@ pub(crate) unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
 /// # Safety
 /// The range lies in a shared mapping of a memory file and nobody uses its content any more.
 pub(crate) unsafe fn discard(base: NonNull<u8>, bytes: usize) {
+    if fail::attempt("madvise").is_err() {
+        return;
+    }
     // SAFETY: the caller promises that the range is mapped and unused. Failure leaves the pages.
     let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), bytes, Advice::LinuxRemove) };
 }
@@ -75,5 +78,6 @@ pub(crate) fn open_named(name: &str) -> io::Result<OwnedFd> {
 
 /// Removes the name of a segment; its memory lives until the last mapping goes.
 pub(crate) fn unlink_named(name: &str) -> io::Result<()> {
+    fail::attempt("shm_unlink")?;
     rustix::shm::unlink(name)
 }

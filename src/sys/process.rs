@@ -273,12 +273,13 @@ pub(crate) fn block_signals_in_this_thread() {
 /// Keeps the calling thread, and those that it starts, on one of the cores that it may use: the `number`th,
 /// counted round and round.
 pub(crate) fn pin_to_core(number: usize) -> io::Result<()> {
-    fail::attempt("sched_setaffinity")?;
+    fail::attempt("sched_getaffinity")?;
     let may = rustix::thread::sched_getaffinity(None)?;
     let cores: Vec<usize> =
         (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| may.is_set(*core)).collect();
     let mut one = rustix::thread::CpuSet::new();
     one.set(cores[number % cores.len().max(1)]);
+    fail::attempt("sched_setaffinity")?;
     rustix::thread::sched_setaffinity(None, &one)
 }
 
@@ -290,12 +291,12 @@ pub(crate) fn be_nice(value: i32) -> io::Result<()> {
 
 /// Lets the calling process map so many bytes more than it has.
 pub(crate) fn limit_address_space(bytes: u64) -> io::Result<()> {
-    fail::attempt("setrlimit")?;
     let line = read_proc("/proc/self/statm").unwrap_or_default();
     let pages: u64 =
         line.split(' ').next().and_then(|pages| pages.parse().ok()).ok_or(Errno::INVAL)?;
     let most = (pages * rustix::param::page_size() as u64).saturating_add(bytes);
     let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
+    fail::attempt("setrlimit")?;
     rustix::process::setrlimit(rustix::process::Resource::As, limit)
 }
 
@@ -306,6 +307,7 @@ pub(crate) enum Limit {
     Descriptors,
     FileBytes,
     CoreBytes,
+    Processes,
 }
 
 /// Limits the calling process, for good: it cannot be raised again.
@@ -317,6 +319,7 @@ pub(crate) fn limit(which: Limit, most: u64) -> io::Result<()> {
         Limit::Descriptors => Resource::Nofile,
         Limit::FileBytes => Resource::Fsize,
         Limit::CoreBytes => Resource::Core,
+        Limit::Processes => Resource::Nproc,
     };
     // The limit that there is already may be tighter.
     let within = |most: u64| getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
@@ -340,6 +343,9 @@ pub(crate) fn set_variable(name: &std::ffi::OsStr, value: &std::ffi::OsStr) {
 
 /// Asks the kernel to prefer this process over others when memory runs out.
 pub(crate) fn prefer_as_oom_victim() {
+    if fail::attempt("open").is_err() {
+        return;
+    }
     // 500 of 1000: above any ordinary process, below one marked expendable.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
 }
