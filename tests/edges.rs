@@ -58,7 +58,7 @@ fn a_map_in_the_background_ends_when_its_pool_is_dropped() {
     for in_between in [false, true] {
         let (more, asked) = mpsc::channel::<u64>();
         let pool = builder(1).build().unwrap();
-        let map = pool.submit_map(nap, asked.into_iter()).unwrap();
+        let map = pool.submit_map(nap, asked).unwrap();
         more.send(1).unwrap();
         if in_between {
             wait_until("one has ended", || pool.stats().workers.iter().all(|one| one.calls > 0));
