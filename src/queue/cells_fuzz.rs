@@ -11,7 +11,7 @@ fn fuzz_cells() {
         let cell_words = 2 + *head as usize % 2;
         // Half of the time near where hints really are.
         let near = |raw: u64| {
-            if raw.is_multiple_of(2) { (raw >> 8 & 3) << 32 | raw % 16 } else { raw }
+            if raw.is_multiple_of(2) { ((raw >> 8 & 3) << 32) | (raw % 16) } else { raw }
         };
         let (head, tail) = (AtomicU64::new(near(*head)), AtomicU64::new(near(*tail)));
         let words: Vec<AtomicU64> =

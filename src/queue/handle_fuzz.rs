@@ -51,7 +51,7 @@ fn fuzz_handles_of_the_living() {
             };
             let bytes = match how & 0x80 {
                 0 => postcard::to_stdvec(&id).unwrap_or_default(),
-                _ => end.iter().map(|byte| byte ^ u8::from(how & 1 != 0) * *other).collect(),
+                _ => end.iter().map(|byte| byte ^ (u8::from(how & 1 != 0) * *other)).collect(),
             };
             let is_of =
                 |mine: &Reference| assert_eq!((mine.id(), ids.contains(&mine.id())), (id, true));

@@ -126,7 +126,7 @@ fn changed_header(real: &[u8], named: bool, has_magic: bool, writes: &[(u16, u64
         let word = usize::from(*place) % (real.len() / 8);
         let value = match value % 4 {
             0 => value >> 2 & 0xff,
-            1 => (value >> 2) % ARENA_BYTES_MIN as u64 & !7,
+            1 => ((value >> 2) % ARENA_BYTES_MIN as u64) & !7,
             _ => *value,
         };
         if word > 0 && !mutexes.iter().any(|mutex| mutex.contains(&word)) {

@@ -27,8 +27,8 @@ fn scribble(arena: &Arena, how: u8, at: u16, value: u64) {
         2 => chunks
             .get(value as usize % chunks.len().max(1))
             .map_or(0, |chunk| chunk.wrapping_add(value / 8 % 512 * 8)),
-        3 => (value % 70) << 32 | (value >> 16 & 7) << 16 | (value >> 20) % 3,
-        4 => now & !0xffff_ffff | value % 70,
+        3 => (value % 70) << 32 | (value >> 16 & 7) << 16 | ((value >> 20) % 3),
+        4 => now & !0xffff_ffff | (value % 70),
         5 => now ^ 1 << (value % 64),
         6 => (value & 0x1f) << 48 | value >> 60,
         7 => u64::MAX - value % 4096,
