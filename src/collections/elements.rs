@@ -87,7 +87,11 @@ pub(super) fn new_block(arena: &Arena, capacity: usize) -> Result<(u64, Block<'_
         length.store(0, Relaxed);
         capacity.store(words, Relaxed);
     }
-    block_at(arena, block.offset).map(|array| (block.offset, array)).ok_or_else(broken)
+    let array = block_at(arena, block.offset).filter(|array| array.words.len() >= capacity);
+    if array.is_none() {
+        arena.free(block.offset);
+    }
+    array.map(|array| (block.offset, array)).ok_or_else(broken)
 }
 
 #[cold]

@@ -148,8 +148,7 @@ impl SequenceState {
             return Ok(());
         }
         let changing = self.change(arena);
-        let array = self.with_room(&changing, new.len())?;
-        let length = array.len();
+        let (array, length) = self.with_room(&changing, new.len())?;
         for (number, entry) in new.iter().enumerate() {
             match changing.place(entry) {
                 Ok(place) => array.words[length + number].store(place, Relaxed),
@@ -172,8 +171,7 @@ impl SequenceState {
     /// Appends one entry.
     pub(super) fn push(&self, arena: &Arena, new: NewEntry<'_>) -> Result<(), Error> {
         let changing = self.change(arena);
-        let array = self.with_room(&changing, 1)?;
-        let length = array.len();
+        let (array, length) = self.with_room(&changing, 1)?;
         let place = changing.place(&new)?;
         array.words[length].store(place, Relaxed);
         fault::point("list.pushing");
@@ -181,15 +179,19 @@ impl SequenceState {
         Ok(())
     }
 
-    /// The array, with room for `more` words; moved if it has to be.
-    fn with_room<'a>(&self, changing: &Changing<'a>, more: usize) -> Result<Block<'a>, Error> {
+    /// The array, with room for `more` words behind its length, which is read once (R3); moved if it has to be.
+    fn with_room<'a>(
+        &self,
+        changing: &Changing<'a>,
+        more: usize,
+    ) -> Result<(Block<'a>, usize), Error> {
         let arena = changing.arena;
         let old = self.array(arena);
         let length = old.map_or(0, |old| old.len());
         if let Some(old) = old
             && length + more <= old.words.len()
         {
-            return Ok(old);
+            return Ok((old, length));
         }
         let (block, new) = new_block(arena, (length + more).max(length * 2))
             .or_else(|_| new_block(arena, length + more))?;
@@ -198,7 +200,7 @@ impl SequenceState {
         }
         new.length.store(length as u64, Relaxed);
         self.replace_array(changing, block);
-        Ok(new)
+        Ok((new, length))
     }
 
     /// Puts another array in place of the one that is there: one store.
@@ -227,7 +229,7 @@ impl SequenceState {
         expected: Option<&[u8]>,
     ) -> Result<(Option<CarriedBy<'a>>, bool), Error> {
         let changing = self.change(arena);
-        let (array, entry) = self.element(&changing, index)?;
+        let (array, _, entry) = self.element(&changing, index)?;
         if let Some(expected) = expected {
             let mut now = Vec::new();
             entry.load_value(&mut now).ok_or_else(broken)?;
@@ -247,12 +249,12 @@ impl SequenceState {
         &self,
         changing: &Changing<'a>,
         index: usize,
-    ) -> Result<(Block<'a>, Entry<'a>), Error> {
+    ) -> Result<(Block<'a>, usize, Entry<'a>), Error> {
         let array = self.array(changing.arena);
         let length = array.map_or(0, |array| array.len());
         let array = array.filter(|_| index < length).ok_or(OutOfRange { index, length })?;
         let entry = Entry::at(changing.arena, array.words[index].load(Relaxed));
-        Ok((array, entry.ok_or_else(broken)?))
+        Ok((array, length, entry.ok_or_else(broken)?))
     }
 
     /// Inserts an element in front of the one at `index`, or at the end.
@@ -300,14 +302,13 @@ impl SequenceState {
         into: &mut Vec<u8>,
     ) -> Result<Option<Removed<'a>>, Error> {
         let changing = self.change(arena);
-        let length = self.array(arena).map_or(0, |array| array.len());
-        let last = length.wrapping_sub(1);
-        let index = match index {
-            Some(index) => index,
-            None if length == 0 => return Ok(None),
-            None => last,
+        let index = match (index, self.array(arena).map_or(0, |array| array.len())) {
+            (Some(index), _) => index,
+            (None, 0) => return Ok(None),
+            (None, length) => length - 1,
         };
-        let (array, entry) = self.element(&changing, index)?;
+        let (array, length, entry) = self.element(&changing, index)?;
+        let last = length - 1;
         entry.load_value(into).ok_or_else(broken)?;
         if index == last {
             let removed = changing.take_over(&entry);
