@@ -352,10 +352,8 @@ fn every_system_call_may_fail() {
                     passes += 1;
                     // It may have come in the second round.
                     once.is_whole(usual, &format!("{what}, {plan}"));
-                    // Who cannot be killed goes on, and a name that cannot be removed stays until the next program: there is
-                    // nothing to be done about that.
-                    let is_hopeless = ["pidfd_send_signal", "shm_unlink"].contains(call);
-                    if skip.is_multiple_of(4) && !is_hopeless {
+                    // Who cannot be killed goes on: there is nothing to be done about that.
+                    if skip.is_multiple_of(4) && *call != "pidfd_send_signal" {
                         let plan = format!("{role} {call} {first} {skip} always");
                         run(what, &plan, folder.path());
                     }
