@@ -272,6 +272,11 @@ fn run(what: &str, plan: &str, folder: &Path) -> Run {
     wait_until("the temporary directory is empty", || {
         std::fs::read_dir(folder).unwrap().count() == 0
     });
+    if plan.contains(" shm_unlink ") && fired {
+        // The owner does not try again, and its guardian is dismissed: the name stays until another guardian ends.
+        let (status, text, errors) = run_to_end(&mut program_in_role("named", folder));
+        assert!(status.success(), "after {what}, {plan}: {text}{errors}");
+    }
     let segments =
         || shared_memory_files().iter().any(|file| file.contains(&format!("sysf-{pid}")));
     wait_until("the name is gone", || !segments());
@@ -319,13 +324,27 @@ fn errnos_of(call: &str) -> &'static [i32] {
 /// Calls that a signal may interrupt.
 const INTERRUPTED: &[&str] = &["poll", "recvmsg", "sendmsg", "waitid", "futex"];
 
+/// Untroubled runs from which it is taken what is usual: a named arena has, by chance, three units more or less.
+const USUAL_RUNS: usize = 10;
+
+/// A run in which nothing fails, with the most that was left by any of several.
+fn usual_run(what: &str, folder: &Path) -> Run {
+    let mut usual = run(what, "main none 1 0 once", folder);
+    for _ in 1..USUAL_RUNS {
+        let other = run(what, "main none 1 0 once", folder);
+        assert_eq!(other.left.len(), usual.left.len(), "{}", other.text);
+        usual.left.iter_mut().zip(other.left).for_each(|(most, left)| *most = left.max(*most));
+    }
+    usual
+}
+
 #[test]
 fn every_system_call_may_fail() {
     let _dog = watchdog(900);
     let only = std::env::var("PROCPOOL_FAIL_CALL").ok();
     let folder = tempfile::tempdir().unwrap();
     let mut never = Vec::new();
-    let usual = ["pool", "named"].map(|what| run(what, "main none 1 0 once", folder.path()));
+    let usual = ["pool", "named"].map(|what| usual_run(what, folder.path()));
     for run in &usual {
         assert!(!run.fired && run.left.len() == 4, "{}", run.text);
         assert!(
@@ -352,10 +371,8 @@ fn every_system_call_may_fail() {
                     passes += 1;
                     // It may have come in the second round.
                     once.is_whole(usual, &format!("{what}, {plan}"));
-                    // Who cannot be killed goes on, and a name that cannot be removed stays until the next program: there is
-                    // nothing to be done about that.
-                    let is_hopeless = ["pidfd_send_signal", "shm_unlink"].contains(call);
-                    if skip.is_multiple_of(4) && !is_hopeless {
+                    // Who cannot be killed goes on: there is nothing to be done about that.
+                    if skip.is_multiple_of(4) && *call != "pidfd_send_signal" {
                         let plan = format!("{role} {call} {first} {skip} always");
                         run(what, &plan, folder.path());
                     }
