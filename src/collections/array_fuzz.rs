@@ -3,11 +3,15 @@
 
 use super::Array;
 use crate::sync::LockError;
-use crate::sync::scribble_fuzz::{Round, Steps};
+use crate::sync::scribble_fuzz::{Round, Steps, alone};
 use crate::sys::robust::RobustMutex;
 
 #[test]
 fn fuzz_array() {
+    alone("collections::array_fuzz::fuzz_array", fuzz_array_alone);
+}
+
+fn fuzz_array_alone() {
     bolero::check!().with_type::<Steps>().for_each(|steps| {
         let mut round = Round::begin();
         let Ok(array) = Array::new(&[7u32; 5]) else { panic!("no room") };

@@ -11,14 +11,26 @@ use crate::shm::arena::own_id;
 use crate::shm::{Arena, Offset, ParticipantId};
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One step: which one, how to scribble, where, and what.
 pub(crate) type Step = (u8, u8, u16, u64);
 pub(crate) type Steps = Vec<Step>;
 
-/// The targets share the arena of the process, and one that was damaged would find what another does.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Runs a target, a test of this name, in a process of its own: the arena of this one is other tests', too. A fuzzer
+/// that chooses the bytes has only that one target in its process.
+pub(crate) fn alone(name: &str, target: impl FnOnce()) {
+    const ALONE: &str = "PROCPOOL_FUZZ_ALONE";
+    if cfg!(fuzzing) || std::env::var_os(ALONE).is_some() {
+        return target();
+    }
+    let Ok(program) = std::env::current_exe() else { panic!("no program") };
+    let mut command = std::process::Command::new(program);
+    let ended = command.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output();
+    let Ok(ended) = ended else { panic!("{ended:?}") };
+    let [text, errors] =
+        [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(ended.status.success() && text.contains("1 passed"), "{text}{errors}");
+}
 
 /// A round of a target: from before its objects are made until after they are gone.
 pub(crate) struct Round {
@@ -29,12 +41,10 @@ pub(crate) struct Round {
     kept: Vec<Range<u64>>,
     /// Whether records of waiting threads are scribbled in, too; and what they were.
     waiters: Vec<(u64, u64)>,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Round {
     pub(crate) fn begin() -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         // A record for this thread, and the tables, before anything is compared.
         let Ok(event) = super::Event::new() else { panic!("no arena") };
         event.wait_timeout(std::time::Duration::ZERO);
@@ -43,7 +53,7 @@ impl Round {
         let Ok(dead) = arena.reserve_participant(own_id()) else { panic!("no place") };
         let before = used(arena);
         let (dead, kept, waiters) = (dead.id, Vec::new(), Vec::new());
-        Self { arena, before, dead, kept, waiters, _alone: alone }
+        Self { arena, before, dead, kept, waiters }
     }
 
     /// Has the process that dies hold an object, too.

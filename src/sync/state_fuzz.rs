@@ -1,7 +1,7 @@
 //! Fuzz target: locks and the like in which a peer scribbles, and in the records of who waits. Operations may fail, and
 //! give what is not there; but they come to an end.
 
-use super::scribble_fuzz::{Round, Step, Steps};
+use super::scribble_fuzz::{Round, Step, Steps, alone};
 use super::{Barrier, Condvar, Event, Mutex, Once, RwLock, Semaphore};
 use std::time::Duration;
 
@@ -68,6 +68,10 @@ fn use_barrier(barrier: &Barrier, once: &Once, (_, how, _, _): Step) {
 
 #[test]
 fn fuzz_sync_states() {
+    alone("sync::state_fuzz::fuzz_sync_states", fuzz_sync_states_alone);
+}
+
+fn fuzz_sync_states_alone() {
     bolero::check!().with_type::<Steps>().for_each(|steps| {
         let mut round = Round::begin();
         let locks = (Semaphore::new(3), RwLock::new(7u64), Mutex::new(0u8));
