@@ -412,6 +412,7 @@ const CANNOT_FAIL: &[(&str, &str, &str)] = &[
     ),
     ("host.rs", "usable_memory_bytes", "`sysinfo` fails for a bad address only"),
     ("image.rs", "text_range_around", "walks a list in memory"),
+    ("process.rs", "kill_by_pid", "it has ended: what was wanted"),
     ("process.rs", "on_fork_in_child", "without memory: a forked child then goes unnoticed"),
     ("process.rs", "parent_pid", "cannot"),
     ("process.rs", "own_uid", "cannot"),

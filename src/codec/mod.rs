@@ -19,7 +19,7 @@
 //! `postcard` does not carry the text of a type's own error, so messages name the type and the step;
 //! only why a handle was refused is known.
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod codec_fuzz;
 pub(crate) mod kept;
 pub(crate) mod plain;

@@ -18,9 +18,7 @@
 //! R5. Order of locks: a stripe's, then the objects', then the allocator's.
 //!
 //! # Orderings
-//! `stripe-version`: release when a change ends, acquire when a reader begins; carries the change. And
-//! a release fence after it has become odd, an acquire fence before the reader's second look: who saw
-//! anything of a change sees that the version is another.
+//! Those of `sync/state/version.rs`, which has the version, and its models.
 //!
 //! # If a process dies
 //! While it changes a stripe: the kernel tells the next one to lock, which repairs (R2) before it does
@@ -33,9 +31,10 @@
 //! None among writers. A reader that was disturbed a few times takes the mutex.
 
 use super::heap::Heap;
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, spin_hint};
+use crate::prim::{Acquire, AtomicU32, Release, spin_hint};
 use crate::shm::{Arena, ParticipantId, fault};
 use crate::sync::handle::own_participant;
+use crate::sync::state::version::Version;
 use crate::sys::robust::{Locked, RobustMutex};
 
 /// How often a reader begins again before it takes the mutex.
@@ -46,7 +45,7 @@ const TRIES: usize = 16;
 #[repr(C)]
 pub(crate) struct Stripe {
     lock: RobustMutex,
-    version: AtomicU64,
+    version: Version,
     changing: AtomicU32,
     pub(crate) heap: Heap,
 }
@@ -88,11 +87,8 @@ impl Stripe {
         arena: &'a Arena,
         repair: impl FnOnce(&Changing<'_>),
     ) -> Changing<'a> {
-        let version = self.version.load(Relaxed);
-        // Odd: whoever died in the middle may have changed something. Either way the next odd number.
-        self.version.store(version.wrapping_add(1 + (version & 1)), Relaxed);
-        // SYNC(stripe-version): pairs with the Acquire fence in `read`.
-        fence(Release);
+        // Whoever died in the middle may have changed something.
+        self.version.begin();
         let changing = Changing { stripe: self, arena };
         if locked == Locked::OwnerDied {
             repair(&changing);
@@ -113,14 +109,8 @@ impl Stripe {
         mut look: impl FnMut(&dyn Fn() -> bool) -> Option<R>,
     ) -> Option<R> {
         for _ in 0..TRIES {
-            // SYNC(stripe-version): pairs with the Release in `drop`.
-            let version = self.version.load(Acquire);
-            if version & 1 == 0 {
-                let is_same = || {
-                    // SYNC(stripe-version): pairs with the Release fence in `change`.
-                    fence(Acquire);
-                    self.version.load(Relaxed) == version
-                };
+            if let Some(version) = self.version.read() {
+                let is_same = || self.version.is_still(version);
                 let found = look(&is_same);
                 if is_same() {
                     return found;
@@ -152,8 +142,7 @@ impl Stripe {
 
     /// Changes with every change.
     pub(super) fn version(&self) -> u64 {
-        // SYNC(stripe-version): pairs with the Release in `drop`.
-        self.version.load(Acquire)
+        self.version.now()
     }
 
     /// Whether `participant` may have been changing the stripe when it died.
@@ -167,9 +156,7 @@ impl Drop for Changing<'_> {
     fn drop(&mut self) {
         fault::point("stripe.unlocking");
         self.stripe.changing.store(0, Release);
-        let version = self.stripe.version.load(Relaxed);
-        // SYNC(stripe-version): pairs with the Acquire in `read`.
-        self.stripe.version.store(version.wrapping_add(1), Release);
+        self.stripe.version.end();
         self.stripe.lock.unlock();
     }
 }

@@ -194,9 +194,12 @@ impl ArenaBuilder {
         };
         let began = Instant::now();
         let arena = loop {
-            let segment =
-                Segment::open_named(&file).map_err(|error| ArenaError::of(error, &name))?;
-            if let Some(arena) = shm::Arena::look_at(segment) {
+            let arena = match Segment::open_named(&file) {
+                Ok(segment) => shm::Arena::look_at(segment),
+                Err(NamedError::Unfinished) => None,
+                Err(error) => return Err(ArenaError::of(error, &name)),
+            };
+            if let Some(arena) = arena {
                 break arena;
             }
             if began.elapsed() > READY_WITHIN {
@@ -397,6 +400,7 @@ impl ArenaError {
             NamedError::OwnerDead { pid } => Self::OwnerDead { name, pid },
             NamedError::Exists { pid } => Self::Exists { name, pid },
             NamedError::WrongUser { uid } => Self::WrongUser { name, uid },
+            NamedError::Unfinished => Self::Missing { name },
             NamedError::Failed(error) => Self::Failed(error),
         }
     }

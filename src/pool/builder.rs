@@ -199,8 +199,8 @@ impl PoolBuilder {
     }
 
     /// Has each worker run `function` on its state when it leaves: recycled, or because the pool is
-    /// [shut down](Pool::shutdown), which waits for it as long as for a task. Not when it is killed, or its pool is
-    /// dropped.
+    /// [shut down](Pool::shutdown), which waits for it for ten seconds, or as long as
+    /// [`shutdown_timeout`](Pool::shutdown_timeout) says. Not when it is killed, or its pool is dropped.
     ///
     /// # Errors
     /// `build` fails if the state is not what the initializer makes.

@@ -20,7 +20,7 @@ use super::setup::Setup;
 use super::slot::Slot;
 use super::startup::Prepared;
 use super::state::Phase;
-use super::stats::{Entered, Measured, Took};
+use super::stats::{Counters, Entered, Measured, Took};
 use super::supervisor::Mailbox;
 use super::watched::Wakers;
 use crate::error::{Error, TaskError};
@@ -122,19 +122,6 @@ impl Tally {
         self.ended += ended;
         self.failed += failed;
     }
-}
-
-/// Numbers of workers, for `stats`.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) workers_started: AtomicU64,
-    pub(crate) workers_lost: AtomicU64,
-    pub(crate) workers_recycled: AtomicU64,
-    pub(crate) workers_killed: AtomicU64,
-    pub(crate) workers_retired: AtomicU64,
-    pub(crate) retries: AtomicU64,
-    /// How long workers were busy that are gone.
-    pub(crate) busy_ns_of_gone: AtomicU64,
 }
 
 /// Locks, whether or not another thread panicked while it held the lock.

@@ -68,8 +68,9 @@ mod requeue;
 mod restarts;
 #[cfg(not(loom))]
 mod results;
-#[cfg(not(loom))]
 mod seat;
+#[cfg(all(test, loom))]
+mod seat_models;
 #[cfg(not(loom))]
 mod settle;
 #[cfg(not(loom))]

@@ -27,7 +27,7 @@
 //! After that: settlement posts it again, if the task had not begun.
 //!
 //! # Tests
-//! Below; `worker.leaving` and `worker.left` fault points.
+//! Below; `seat_models.rs` (loom); `worker.leaving` and `worker.left` fault points.
 
 use crate::prim::{AcqRel, Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::futex;
@@ -51,6 +51,11 @@ pub(crate) fn next(turn: u32) -> u32 {
 }
 
 impl Seat {
+    #[cfg(any(test, loom))]
+    pub(crate) fn new() -> Self {
+        Self { word: AtomicU32::new(0), mail: AtomicU32::new(0) }
+    }
+
     pub(crate) fn reset(&self) {
         self.word.store(0, Relaxed);
         self.mail.store(0, Relaxed);
@@ -150,7 +155,7 @@ mod tests {
     use super::*;
 
     fn seat() -> Seat {
-        Seat { word: AtomicU32::new(0), mail: AtomicU32::new(0) }
+        Seat::new()
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long an idle worker may take to leave by itself.
 const LEAVING_GRACE: Duration = Duration::from_secs(1);
+/// How long a finaliser may take, if whoever shuts down has not said how long all may take.
+const FINALIZING_GRACE: Duration = Duration::from_secs(10);
 /// How long a task may take to notice that it should end.
 const NOTICE_GRACE: Duration = Duration::from_millis(100);
 
@@ -66,7 +68,7 @@ impl Pool {
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn shutdown(&self, mode: Shutdown) -> Result<(), Error> {
-        self.end(mode, None)
+        self.end(mode, None, FINALIZING_GRACE)
     }
 
     /// As [`shutdown`](Self::shutdown), for at most `timeout`: what has not ended then is ended as with
@@ -76,7 +78,7 @@ impl Pool {
     /// [`Error::is_timed_out`] says how much was ended that way. The pool has ended also then.
     pub fn shutdown_timeout(&self, mode: Shutdown, timeout: Duration) -> Result<(), Error> {
         let deadline = Instant::now().checked_add(timeout);
-        match self.end(mode, deadline) {
+        match self.end(mode, deadline, timeout) {
             Err(error) if error.is_timed_out() => {
                 Err(Error::timed_out(format!("the pool has not ended within {timeout:?}: {error}")))
             }
@@ -84,7 +86,12 @@ impl Pool {
         }
     }
 
-    fn end(&self, mode: Shutdown, deadline: Option<Instant>) -> Result<(), Error> {
+    fn end(
+        &self,
+        mode: Shutdown,
+        deadline: Option<Instant>,
+        finalizing: Duration,
+    ) -> Result<(), Error> {
         if is_forked_copy() {
             return Err(Error::forked());
         }
@@ -100,12 +107,12 @@ impl Pool {
         }
         if inner.wait_until_idle(deadline) {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let finalizing = left.unwrap_or(Duration::MAX);
+            let finalizing = left.unwrap_or(finalizing);
             let grace = Grace { leaving: LEAVING_GRACE, finalizing };
             return supervisor.remove(inner.id, grace);
         }
         let (queued, running) = inner.count_unended();
-        self.end(Shutdown::Now, None)?;
+        self.end(Shutdown::Now, None, Duration::ZERO)?;
         Err(Error::timed_out(format!("{queued} queued and {running} running tasks were ended")))
     }
 }

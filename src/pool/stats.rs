@@ -3,7 +3,7 @@
 use super::histogram::{Durations, Histogram, Slowest};
 use super::inner::{Inner, lock};
 use super::worker::LEAVING;
-use crate::prim::{Acquire, Relaxed};
+use crate::prim::{Acquire, AtomicU64, Relaxed};
 use crate::process::identity::CodeOffset;
 use crate::shm::ParticipantId;
 use crate::sys;
@@ -175,6 +175,19 @@ pub(super) struct Entered {
     pub(super) number: usize,
     pub(super) pid: u32,
     pub(super) id: ParticipantId,
+}
+
+/// Numbers of workers, for `stats`.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) workers_started: AtomicU64,
+    pub(crate) workers_lost: AtomicU64,
+    pub(crate) workers_recycled: AtomicU64,
+    pub(crate) workers_killed: AtomicU64,
+    pub(crate) workers_retired: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    /// How long workers were busy that are gone.
+    pub(crate) busy_ns_of_gone: AtomicU64,
 }
 
 impl Stats {

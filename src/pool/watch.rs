@@ -45,6 +45,9 @@ const FORKS_MAX: u32 = 10;
 /// socket holds only so many: 278 short ones, 13 of 8 kB.
 const PORTION: usize = 8;
 
+/// How long to wait if the system refuses to.
+const POLL_FAILED: Duration = Duration::from_millis(5);
+
 /// Guardians that may die while a pool is being built, or made larger, before that fails.
 const GUARDIANS_MAX: u32 = 4;
 
@@ -194,12 +197,23 @@ impl Watch {
             .chain(self.queue_at());
         let deadline = paused.chain(own).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| vec![false; fds.len()]);
+        let ready = sys::fd::poll(&fds, left).unwrap_or_else(|_| self.look_without_poll(fds.len()));
         sys::fd::clear_event(&self.mailbox.bell);
         let dead = self.workers.iter().zip(&ready[1..]).filter(|(_, ready)| **ready);
         let dead = dead.map(|(worker, _)| worker.pid).collect();
         let guardian_died = self.guardian.is_some() && ready.last() == Some(&true);
         (guardian_died, dead)
+    }
+
+    /// What is ready, if the system refuses to wait: the dead are found by their pids, a little later.
+    #[cold]
+    fn look_without_poll(&self, count: usize) -> Vec<bool> {
+        std::thread::sleep(POLL_FAILED);
+        let gone = self.workers.iter().map(|worker| sys::process::is_gone(worker.pid, 0));
+        // They die with the guardian, and who asks that to reap them finds it dead.
+        let mut ready: Vec<bool> = [true].into_iter().chain(gone).collect();
+        ready.resize(count, false);
+        ready
     }
 
     pub(super) fn pool(&mut self, id: u64) -> Option<&mut Watched> {

@@ -22,7 +22,7 @@
 
 pub(crate) mod bell;
 pub(crate) mod control;
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod control_fuzz;
 pub(crate) mod guardian;
 pub(crate) mod identity;

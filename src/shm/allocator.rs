@@ -282,13 +282,7 @@ impl Arena {
         self.lock_allocator().usage()
     }
 
-    /// Every block in use, with who is answerable for it.
-    #[cfg(test)]
-    pub(crate) fn used_blocks(&self) -> Vec<(Block, ParticipantId)> {
-        self.lock_allocator().used_blocks()
-    }
-
-    /// The same; `None` if the lock cannot be had until then: in a dump of a program that hangs.
+    /// Every block in use, with who is answerable for it; `None` if the lock cannot be had until then: in a dump of a program that hangs.
     pub(crate) fn used_blocks_until(
         &self,
         deadline_ns: u64,

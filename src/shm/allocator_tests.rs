@@ -9,6 +9,11 @@ fn arena() -> Arena {
 }
 
 impl Arena {
+    /// Every block in use, with who is answerable for it.
+    pub(crate) fn used_blocks(&self) -> Vec<(Block, ParticipantId)> {
+        self.lock_allocator().used_blocks()
+    }
+
     /// The words that the lock protects, for a test that scribbles in them.
     pub(in crate::shm) fn allocator_words(&self) -> Vec<&AtomicU64> {
         let held = self.lock_allocator();

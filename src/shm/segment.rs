@@ -100,6 +100,8 @@ pub(crate) mod named {
         WrongUser {
             uid: u32,
         },
+        /// Its owner has not finished making it.
+        Unfinished,
         Failed(Error),
     }
 
@@ -211,6 +213,10 @@ pub(crate) mod named {
                 .map_err(|_| NamedError::Missing)?;
             if metadata.uid() != sys::process::own_uid() {
                 return Err(NamedError::WrongUser { uid: metadata.uid() });
+            }
+            // Its owner gives it a length after it has made it, and pages after that.
+            if metadata.len() == 0 || metadata.blocks() * 512 < metadata.len() {
+                return Err(NamedError::Unfinished);
             }
             let mapping = ShmemConf::new()
                 .os_id(format!("/{}", file.file))

@@ -293,5 +293,10 @@ pub(crate) fn walk_all_stores(scenarios: &[(&str, &[&str])]) {
     });
 }
 
+/// Whether this is a program that walks through stores.
+pub(crate) fn walks_stores() -> bool {
+    role().is_some_and(|role| role.starts_with(STORES))
+}
+
 /// Begins the role of a program that walks through stores.
 pub(crate) const STORES: &str = "stores of ";

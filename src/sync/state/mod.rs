@@ -4,6 +4,7 @@
 //! latch.rs   a short lock that names its holder
 //! queue.rs   the latch, and the threads that wait, first come first served
 //! semaphore.rs  rwlock.rs  condvar.rs  event.rs  barrier.rs  once.rs   one primitive each, on both
+//! version.rs reading without a lock, and seeing whether that was right
 //! room.rs    waiting for what is not under the latch: a value in a queue, or room for one
 //! ```
 //!
@@ -28,9 +29,12 @@ pub(crate) mod queue;
 pub(crate) mod room;
 pub(crate) mod rwlock;
 pub(crate) mod semaphore;
+pub(crate) mod version;
 
 #[cfg(all(test, loom))]
 mod state_models;
+#[cfg(all(test, loom))]
+mod version_models;
 
 /// `shm` is not part of the models.
 #[cfg(loom)]
