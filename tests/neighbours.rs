@@ -150,12 +150,14 @@ fn a_slot_that_an_abandoned_batch_had_is_seen_to_be_free() {
         if waits {
             begun.set();
             go.wait();
+        } else {
+            // The other has been sent by then.
+            begun.wait();
         }
     };
     let inputs = [false, true].map(|waits| (begun.clone(), go.clone(), waits));
     let mut outcomes = pool.imap(work, inputs).unwrap().batch(1);
     assert_eq!(outcomes.next(), Some(Ok(())));
-    begun.wait();
     drop(outcomes);
     let (held, end) = (Event::new().unwrap(), Event::new().unwrap());
     let hold = |(held, end): (Event, Event)| {

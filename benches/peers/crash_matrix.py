@@ -519,6 +519,17 @@ def python_cells(peer):
     return cells
 
 
+def about():
+    """When, where and of what the table was made."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True)
+    return (
+        f"Made on {time.strftime('%Y-%m-%d')} at commit {commit.stdout.strip()}, on Linux {platform.release()} with "
+        f"{os.cpu_count()} cores and {rustc.stdout.strip()}. Our column is of a debug build. loky's `imap` is its `map`, which takes "
+        "all inputs first.\n\n"
+    )
+
+
 def main():
     if sys.argv[1:2] == ["--case"]:
         return one_case(sys.argv[2], sys.argv[3])
@@ -537,7 +548,7 @@ def main():
     for number, (_, what) in enumerate(ROWS):
         cells = [cells[number].replace("|", "/") for _, cells in columns]
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
-    table = "\n".join(lines) + "\n"
+    table = about() + "\n".join(lines) + "\n"
     if "--record" in sys.argv:
         (ROOT / "src/guide/comparison_table.md").write_text(table)
     else:

@@ -7,6 +7,7 @@ pub(crate) mod walk;
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -20,11 +21,20 @@ pub(crate) fn watchdog(seconds: u64) -> Watchdog {
     std::thread::spawn(move || {
         if ended.recv_timeout(Duration::from_secs(seconds)) == Err(mpsc::RecvTimeoutError::Timeout)
         {
-            eprintln!("watchdog: {name} did not end within {seconds} s; processes below it:");
+            let mut stderr = std::io::stderr();
+            // Not `eprintln`, whose output the test harness keeps for itself.
+            let _ = writeln!(
+                stderr,
+                "watchdog: {name} did not end within {seconds} s; processes below it:"
+            );
             for pid in descendants(std::process::id()) {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                 let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-                eprintln!("  {} {place}", stat.split(' ').take(4).collect::<Vec<_>>().join(" "));
+                let _ = writeln!(
+                    stderr,
+                    "  {} {place}",
+                    stat.split(' ').take(4).collect::<Vec<_>>().join(" ")
+                );
             }
             std::process::abort();
         }
