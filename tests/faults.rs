@@ -260,19 +260,7 @@ fn every_point_may_be_the_last_of_a_process() {
     // The points from the objects on are walked through by `sync_faults.rs`.
     let of_pools = fault::POINTS.iter().take_while(|point| !point.starts_with("objects."));
     let points = of_pools.filter(|point| only.as_ref().is_none_or(|only| only == **point));
-    let left = std::sync::Mutex::new(points);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let folder = tempfile::tempdir().unwrap();
-                loop {
-                    let next = left.lock().unwrap().next();
-                    let Some(point) = next else { return };
-                    walk_point(point, folder.path());
-                }
-            });
-        }
-    });
+    several_at_a_time(points, |point, folder| walk_point(point, folder));
 }
 
 fn walk_point(point: &str, folder: &std::path::Path) {

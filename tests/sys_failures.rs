@@ -354,30 +354,17 @@ fn every_system_call_may_fail() {
         );
     }
     let calls = procpool::sys_failures::CALLS.iter().copied();
-    let calls =
-        std::sync::Mutex::new(calls.filter(|call| only.as_ref().is_none_or(|only| only == call)));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                let folder = tempfile::tempdir().unwrap();
-                loop {
-                    let next = calls.lock().unwrap().next();
-                    let Some(call) = next else { return };
-                    let reports = fail_call(call, &usual, folder.path());
-                    println!("{call}: failed at the first passes in {}", reports.join(", "));
-                    if reports.is_empty() {
-                        never.lock().unwrap().push(call);
-                    }
-                }
-            });
+    let calls = calls.filter(|call| only.as_ref().is_none_or(|only| only == call));
+    several_at_a_time(calls, |call, folder| {
+        let reports = fail_call(call, &usual, folder);
+        println!("{call}: failed at the first passes in {}", reports.join(", "));
+        if reports.is_empty() {
+            never.lock().unwrap().push(call);
         }
     });
     let never = never.into_inner().unwrap();
     assert!(never.is_empty(), "never called: {never:?}");
 }
-
-/// Programs that run at a time: they wait most of the time.
-const AT_A_TIME: usize = 4;
 
 /// Makes one call fail in every way, in every process; in which, and at how many of the first passes.
 fn fail_call(call: &str, usual: &[Run; 2], folder: &Path) -> Vec<String> {

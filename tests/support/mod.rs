@@ -167,6 +167,30 @@ pub(crate) fn program_in_role(role: &str, temporary: &std::path::Path) -> Comman
     command
 }
 
+/// Programs that run at a time in [`several_at_a_time`].
+const AT_A_TIME: usize = 4;
+
+/// Does something for each, with a temporary directory, for some at a time: child programs wait for deaths and
+/// for limits most of the time.
+pub(crate) fn several_at_a_time<T: Send>(
+    all: impl Iterator<Item = T> + Send,
+    each: impl Fn(T, &std::path::Path) + Sync,
+) {
+    let left = std::sync::Mutex::new(all);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                let folder = tempfile::tempdir().unwrap();
+                loop {
+                    let next = left.lock().unwrap().next();
+                    let Some(next) = next else { return };
+                    each(next, folder.path());
+                }
+            });
+        }
+    });
+}
+
 /// Runs a child program to its end: how it ended, its output and its errors.
 pub(crate) fn run_to_end(command: &mut Command) -> (std::process::ExitStatus, String, String) {
     let output = command.output().unwrap();

@@ -227,26 +227,18 @@ fn run_dying<S: Scenario>(pool: &Pool, object: &S, stores: u64) -> usize {
 /// that begin with one of its prefixes.
 pub(crate) fn walk_all(scenarios: &[(&str, &[&str])]) {
     let _dog = watchdog(900);
-    let folder = tempfile::tempdir().unwrap();
-    let only = std::env::var("PROCPOOL_FAULT_SCENARIO").ok();
-    let left = std::sync::Mutex::new(scenarios.iter());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                loop {
-                    let next = left.lock().unwrap().next();
-                    let Some((scenario, prefixes)) = next else { return };
-                    if only.as_ref().is_none_or(|only| only == scenario) {
-                        walk_one(scenario, prefixes, folder.path());
-                    }
-                }
-            });
-        }
+    several_at_a_time(wanted(scenarios), |(scenario, prefixes), folder| {
+        walk_one(scenario, prefixes, folder);
     });
 }
 
-/// Programs that run at a time: they wait for deaths most of the time.
-const AT_A_TIME: usize = 4;
+/// What is to be walked through: all, or what `PROCPOOL_FAULT_SCENARIO` says.
+fn wanted<'a>(
+    scenarios: &'a [(&'a str, &'a [&'a str])],
+) -> impl Iterator<Item = &'a (&'a str, &'a [&'a str])> + Send {
+    let only = std::env::var("PROCPOOL_FAULT_SCENARIO").ok();
+    scenarios.iter().filter(move |(scenario, _)| only.as_ref().is_none_or(|only| only == scenario))
+}
 
 fn walk_one(scenario: &str, prefixes: &[&str], folder: &std::path::Path) {
     let (status, text, errors) = run_to_end(&mut program_in_role(scenario, folder));
@@ -267,29 +259,14 @@ fn walk_one(scenario: &str, prefixes: &[&str], folder: &std::path::Path) {
 /// Has one worker of every scenario die before each of its stores, in a program of its own.
 pub(crate) fn walk_all_stores(scenarios: &[(&str, &[&str])]) {
     let _dog = watchdog(3600);
-    let folder = tempfile::tempdir().unwrap();
-    let only = std::env::var("PROCPOOL_FAULT_SCENARIO").ok();
-    let left = std::sync::Mutex::new(scenarios.iter());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                loop {
-                    let next = left.lock().unwrap().next();
-                    let Some((scenario, _)) = next else { return };
-                    if only.as_ref().is_some_and(|only| only != scenario) {
-                        continue;
-                    }
-                    let role = format!("{STORES}{scenario}");
-                    let (status, text, errors) =
-                        run_to_end(&mut program_in_role(&role, folder.path()));
-                    assert!(status.success(), "{scenario}: {text}{errors}");
-                    let died = text.split("died: ").nth(1).and_then(|rest| rest.lines().next());
-                    let died: u64 = died.unwrap().parse().unwrap();
-                    println!("{scenario}: died {died} times");
-                    assert!(died >= 5, "{scenario}: {died}");
-                }
-            });
-        }
+    several_at_a_time(wanted(scenarios), |(scenario, _), folder| {
+        let mut program = program_in_role(&format!("{STORES}{scenario}"), folder);
+        let (status, text, errors) = run_to_end(&mut program);
+        assert!(status.success(), "{scenario}: {text}{errors}");
+        let died = text.split("died: ").nth(1).and_then(|rest| rest.lines().next());
+        let died: u64 = died.unwrap().parse().unwrap();
+        println!("{scenario}: died {died} times");
+        assert!(died >= 5, "{scenario}: {died}");
     });
 }
 
