@@ -21,7 +21,7 @@ use super::terms::Terms;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, shape_of};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
-use crate::prim::{Relaxed, SeqCst, fence};
+use crate::prim::{Relaxed, fence_after_rmw};
 use crate::shm::arena::is_forked_copy;
 use crate::sync::crossing::Carried;
 use crate::sync::search::search;
@@ -251,7 +251,8 @@ where
                 self.under_way += 1;
                 self.collect_refused();
                 // Who closes the pool says so and then ends what is queued: that sees the slot, or this the end.
-                fence(SeqCst);
+                // The last thing that sending did was a swap.
+                fence_after_rmw();
                 match inner.check_open() {
                     Err(error) if !error.is_closed() => inner.end_all_tasks(),
                     // It came while the slot was filled, and may have missed it.

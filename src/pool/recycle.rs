@@ -176,10 +176,16 @@ impl Life {
     /// Whether it is too old or has too much memory: it should leave.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
-        if self.ends_ns.is_some() || self.most_bytes.is_some() {
+        if self.is_bounded() {
             self.look();
         }
         self.over.get()
+    }
+
+    /// Whether it may ever be too old or too large.
+    #[inline]
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.ends_ns.is_some() || self.most_bytes.is_some()
     }
 
     /// The same, however short ago it looked: before it sleeps.

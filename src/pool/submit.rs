@@ -9,7 +9,7 @@ use super::task::carry_input;
 use super::watched::Ticket;
 use crate::codec::{ArenaWriter, EncodeError, encode};
 use crate::error::{Error, Step, TaskError, TrySubmitError};
-use crate::prim::{Relaxed, SeqCst, fence};
+use crate::prim::{Relaxed, fence_after_rmw};
 use crate::process::identity::CodeOffset;
 use crate::shm::arena::is_forked_copy;
 use crate::shm::fault;
@@ -96,7 +96,8 @@ where
     let place = slot.send();
     job.watch_limits(inner);
     // A close or a break that came while the slot was filled may have missed it.
-    fence(SeqCst);
+    // The last thing that sending did was a swap.
+    fence_after_rmw();
     if inner.check_open().is_err() {
         inner.end_task(place);
     }

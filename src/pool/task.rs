@@ -146,6 +146,7 @@ where
     /// Runs calls until all that this worker may run have an outcome, or one panics.
     #[inline]
     fn run_calls(&mut self, function: &mut impl FnMut(A) -> R) {
+        let is_bounded = self.life.is_bounded();
         while self.next < self.stop {
             if self.slot.is_held_up() {
                 self.await_verdict();
@@ -179,7 +180,7 @@ where
             }
             fault::point("worker.call-done");
             // R4. One at least, so that a batch comes to its end however old they all are.
-            if self.life.is_over() {
+            if is_bounded && self.life.is_over() {
                 self.stop = self.next;
             }
         }
