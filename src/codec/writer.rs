@@ -169,16 +169,16 @@ impl<'a> ArenaWriter<'a> {
         unsafe {
             std::ptr::copy_nonoverlapping(old_start.as_ptr(), self.start.as_ptr(), self.length);
         }
-        fault::point("worker.output-grown");
         if let Some(word) = self.published {
+            fault::point("worker.output-grown");
             if let Some(old) = old {
                 // It may belong to the user's process. If we die before freeing it, it is ours.
                 self.arena.set_owner(old.offset, self.owner);
             }
             // SYNC(output-block): pairs with the Acquire in `Slot::output_block`; carries the bytes.
             word.store(block.offset, Release);
+            fault::point("worker.output-published");
         }
-        fault::point("worker.output-published");
         if let Some(old) = old {
             self.arena.free(old.offset);
         }
