@@ -28,7 +28,7 @@ mod cells_models;
 mod chain;
 #[cfg(not(loom))]
 mod errors;
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(all(test, any(debug_assertions, feature = "fault"), not(any(loom, shuttle))))]
 mod handle_fuzz;
 #[cfg(not(loom))]
 mod joinable;
