@@ -278,8 +278,11 @@ impl Area {
             slot.state.wake_sleepers();
         }
         // Waking the sleepers of the slot, if any, came after the swap to DONE and stored nothing.
-        self.job(slot.job()).notify_after_rmw(u32::MAX >> 1);
-        if slot.is_cancelled() {
+        crate::prim::fence_after_rmw();
+        // Read at once: the slot may be another task's in a moment, and its line elsewhere.
+        let (job, is_cancelled) = slot.job_and_whether_cancelled();
+        self.job(job).notify_after_rmw(u32::MAX >> 1);
+        if is_cancelled {
             // Nobody waits for it but who needs a slot.
             self.job(0).notify_after_rmw(u32::MAX >> 1);
         }

@@ -176,6 +176,12 @@ impl Slot {
         (self.job_and_flags.load(Relaxed) >> 16) as usize
     }
 
+    #[inline]
+    pub(crate) fn job_and_whether_cancelled(&self) -> (usize, bool) {
+        let word = self.job_and_flags.load(Relaxed);
+        ((word >> 16) as usize, word & CANCELLED != 0)
+    }
+
     fn has(&self, flag: u32) -> bool {
         self.job_and_flags.load(Relaxed) & flag != 0
     }
