@@ -1,9 +1,9 @@
 //! Telling somebody that a task has ended: wakers, for futures, callbacks and waiting for any of many.
 //!
 //! # Protocol
-//! Who wants to be told enters a waker under the task's place and a ticket of its own, and then sets WATCHED in the slot's state
-//! word. Whoever ends the task sees that and rings the supervisor, which wakes those whose tasks have
-//! ended. If the task had ended before the flag was set, the one who asked is told at once.
+//! Who wants to be told enters a waker under the task's place and a ticket of its own, and then sets WATCHED in
+//! the slot's state word. Whoever ends the task sees that and rings the supervisor, which wakes those whose tasks
+//! have ended. If the task had ended before the flag was set, the one who asked is told at once.
 //!
 //! # If a process dies
 //! A worker before it rings: settlement ends or gives back its task, and the supervisor looks at the wakers

@@ -75,9 +75,11 @@ const PASSES: [u32; 5] = [1, 2, 3, 6, 100];
 /// Tries to come to a point that a type must pass. Which worker waits, gives and wakes is chance.
 const TRIES: usize = 100;
 
-/// Walks a type through the points from the first that begins with `first` on; those that killed
-/// somebody. It tries hard for those that begin with one of `expected`.
-pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static str> {
+/// How many objects and holdings there are, and how many bytes of the arena are in use.
+type Used = ((usize, usize), u64);
+
+/// A pool whose workers have used objects of a type, and what is in use then.
+fn warm_pool<S: Scenario>() -> (Pool, Used) {
     let pool = Pool::builder().workers(WORKERS).name("walk").build().unwrap();
     fault::spare_this_process();
     // Tables have grown as far as they will: objects, holdings, and threads that wait.
@@ -87,7 +89,14 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
         assert_eq!(run(&pool, &object), 0);
         object.check();
     }
-    let before = (fault::objects(), pool.stats().arena_used_bytes);
+    let used = (fault::objects(), pool.stats().arena_used_bytes);
+    (pool, used)
+}
+
+/// Walks a type through the points from the first that begins with `first` on; those that killed
+/// somebody. It tries hard for those that begin with one of `expected`.
+pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static str> {
+    let (pool, before) = warm_pool::<S>();
     let points: Vec<&str> =
         fault::POINTS.iter().copied().skip_while(|point| !point.starts_with(first)).collect();
     let (mut reached, mut killed) = (Vec::new(), 0);
@@ -142,13 +151,7 @@ pub(crate) fn walk<S: Scenario>(first: &str, expected: &[&str]) -> Vec<&'static 
 }
 
 /// What must hold when `killed` workers have died: the object is as good as new, and nothing is left of it.
-fn check_after<S: Scenario>(
-    pool: &Pool,
-    object: S,
-    killed: u64,
-    before: ((usize, usize), u64),
-    what: &str,
-) {
+fn check_after<S: Scenario>(pool: &Pool, object: S, killed: u64, before: Used, what: &str) {
     wait_until("the dead one is settled", || pool.check_invariants().is_ok());
     wait_until("the dead one is replaced", || {
         let stats = pool.stats();
@@ -181,14 +184,7 @@ fn next_store(stores: u64) -> u64 {
 /// Has one worker die before each of its stores to words that others see, one after the other, until it gets
 /// through with its work; how many times it died.
 pub(crate) fn walk_stores<S: Scenario>() -> u64 {
-    let pool = Pool::builder().workers(WORKERS).name("walk").build().unwrap();
-    fault::spare_this_process();
-    Event::new().unwrap().wait_timeout(Duration::from_micros(1));
-    for _ in 0..20 {
-        let object = S::make();
-        assert_eq!(run(&pool, &object), 0);
-    }
-    let before = (fault::objects(), pool.stats().arena_used_bytes);
+    let (pool, before) = warm_pool::<S>();
     let mut killed = 0;
     // Others are in its way now and then, and it makes more stores: not each run is as long.
     let mut alive = 0;
