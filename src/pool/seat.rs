@@ -11,7 +11,8 @@
 //! ```
 //!
 //! # Rules
-//! R1. The worker with the seat's turn runs tasks. A successor has a later turn, and waits.
+//! R1. The worker with the seat's turn runs tasks. A successor has a later turn, and waits. Who comes when its
+//!     turn is over (half the turns ahead, as the numbers wrap) leaves.
 //! R2. A turn is ended by one swap to the next, by the worker that leaves or, when it died, by the
 //!     supervisor. Whoever comes second finds another turn there, and nothing to do.
 //! R3. READY: the next turn's worker waits. It sets that itself; the swap to its turn clears it.
@@ -50,6 +51,11 @@ pub(crate) fn next(turn: u32) -> u32 {
     turn.wrapping_add(1) & TURN
 }
 
+/// Whether `turn` is over when it is `now`'s (R1).
+fn is_over(turn: u32, now: u32) -> bool {
+    turn.wrapping_sub(now) & TURN > TURN / 2
+}
+
 impl Seat {
     #[cfg(any(test, loom))]
     pub(crate) fn new() -> Self {
@@ -71,11 +77,11 @@ impl Seat {
         self.word.load(Relaxed) & READY != 0
     }
 
-    /// Waits until it is `turn`'s; `false` if the pool's workers are to leave.
+    /// Waits until it is `turn`'s; `false` if the pool's workers are to leave, or the turn is over.
     pub(crate) fn wait_for(&self, turn: u32) -> bool {
         loop {
             let raw = self.word.load(Acquire);
-            if raw & STOP != 0 {
+            if raw & STOP != 0 || is_over(turn, raw & TURN) {
                 return false;
             }
             if raw & TURN == turn {
@@ -163,11 +169,9 @@ mod tests {
         let seat = seat();
         assert!(seat.wait_for(0) && !seat.has_successor());
         std::thread::scope(|scope| {
-            let waiters = [1, 2].map(|turn| {
-                scope.spawn({
-                    let seat = &seat;
-                    move || seat.wait_for(turn)
-                })
+            let [first, second] = [1, 2].map(|turn| {
+                let seat = &seat;
+                scope.spawn(move || seat.wait_for(turn))
             });
             while !seat.has_successor() {
                 std::thread::yield_now();
@@ -177,12 +181,22 @@ mod tests {
             seat.end(0);
             seat.end(0);
             assert_eq!(seat.turn(), 1);
+            assert!(first.join().unwrap());
             while !seat.has_successor() {
                 std::thread::yield_now();
             }
             seat.end(1);
-            assert!(waiters.into_iter().all(|waiter| waiter.join().unwrap()));
+            assert!(second.join().unwrap());
         });
+    }
+
+    #[test]
+    fn who_comes_after_its_turn_leaves() {
+        let seat = seat();
+        seat.end(0);
+        seat.end(1);
+        assert!(!seat.wait_for(1) && seat.wait_for(2));
+        assert!(is_over(TURN, 0) && !is_over(0, TURN) && !is_over(7, 7), "the numbers wrap");
     }
 
     #[test]
