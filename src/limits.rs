@@ -25,7 +25,7 @@ pub const ARENA_BYTES_MAX: usize = 1 << 46;
 pub const NAMED_ARENA_BYTES_DEFAULT: usize = 64 << 20;
 
 /// Counts changes of what lies in an arena: programs with different numbers cannot share one.
-pub(crate) const LAYOUT_VERSION: u64 = 7;
+pub(crate) const LAYOUT_VERSION: u64 = 8;
 
 /// Contexts (`Pool::with`) that may be alive at a time in one pool.
 pub const CONTEXTS_MAX: usize = 256;

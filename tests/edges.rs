@@ -6,7 +6,8 @@ mod support;
 use procpool::collections::List;
 use procpool::sync::Event;
 use procpool::{
-    Pool, PoolBuilder, Priority, Process, Recycle, Stdio, TaskOptions, wait_all, wait_any, worker,
+    Pool, PoolBuilder, Priority, Process, Recycle, Stdio, TaskOptions, TrySubmitError, wait_all,
+    wait_any, worker,
 };
 use std::collections::HashMap;
 use std::io::Read;
@@ -296,7 +297,24 @@ fn options_go_with_every_verb() {
     let table = vec![3u64, 4];
     let squares = pool.with(&table).imap(|table: &Vec<u64>, n: usize| table[n] * table[n], [0, 1]);
     assert_eq!(squares.unwrap().map(Result::unwrap).collect::<Vec<_>>(), [9, 16]);
+    assert_eq!(options.map_reduce(|n: u64| n, |a, b| a + b, 0..100).unwrap(), Some(4950));
+    assert_eq!(options.submit_map(|n: u64| n + 1, [1, 2]).unwrap().join().unwrap(), [2, 3]);
+    let soon = Duration::from_secs(30);
+    assert_eq!(options.submit_timeout(|n: u64| n, 5, soon).unwrap().join(), Ok(5));
+    // The limit is for each input, not for all that are folded together.
+    let limited = pool.with_options(TaskOptions::new().timeout(Duration::from_millis(200)));
+    assert_eq!(limited.map_reduce(nap, |a, b| a + b, vec![50; 10]).unwrap(), Some(500));
+    let late = limited.map_reduce(nap, |a, b| a + b, [1, 60_000, 1]).unwrap_err();
+    assert!(late.is_timed_out() && late.task_error().unwrap().index() == Some(1), "{late}");
+    let late = limited.submit_map(nap, [1, 60_000]).unwrap().join().unwrap_err();
+    assert!(late.is_timed_out(), "{late}");
+    let late = limited.submit_timeout(nap, 60_000, soon).unwrap().join().unwrap_err();
+    assert!(late.is_timed_out(), "{late}");
     let nonsense = pool.with_options(TaskOptions::new().timeout(Duration::ZERO));
+    assert!(nonsense.map_reduce(nap, |a, b| a + b, [1]).is_err_and(|error| error.is_invalid()));
+    assert!(nonsense.submit_map(nap, [1]).is_err_and(|error| error.is_invalid()));
+    let refused = nonsense.submit_timeout(nap, 1, soon).unwrap_err();
+    assert!(matches!(refused, TrySubmitError::Failed(1, _)), "{refused:?}");
     assert!(nonsense.map_state(add, [1]).is_err() && nonsense.broadcast(nap, &1).is_err());
     assert!(nonsense.for_each(|_: u8| (), [1]).is_err());
 }

@@ -110,7 +110,9 @@ fn a_bar_is_quiet_where_there_is_no_terminal() {
     assert!(status.success(), "{said}{errors}");
     assert_eq!(errors, "");
     assert!(
-        said.contains("sum 9900") && !said.contains('\r') && !said.contains('\u{1b}'),
+        ["sum 9900", "map 9900"].iter().all(|sum| said.contains(sum))
+            && !said.contains('\r')
+            && !said.contains('\u{1b}'),
         "{said}"
     );
 }
@@ -123,6 +125,8 @@ fn bar() {
     };
     let sum: u64 = pool.imap(slow, 0..100).unwrap().progress().map(Result::unwrap).sum();
     println!("sum {sum}");
+    let mapped = pool.with_options(TaskOptions::new().progress()).map(slow, 0..100).unwrap();
+    println!("map {}", mapped.into_iter().sum::<u64>());
 }
 
 #[test]

@@ -55,7 +55,14 @@ fn workers_are_seen_running_idle_and_gone() {
             && stats.workers.len() == 2
             && stats.workers.iter().all(|worker| worker.pid != pids[0])
     });
-    assert!(pool.stats().busy_time >= Duration::from_millis(20), "also of those that are gone");
+    let after = pool.stats();
+    assert!(after.busy_time >= Duration::from_millis(20), "also of those that are gone: {after:?}");
+    // One had nothing to do while the other waited; what is spent is not taken back when a worker goes.
+    assert!(stats.idle_time >= Duration::from_millis(20), "{stats:?}");
+    assert!(after.idle_time >= stats.idle_time, "{after:?}");
+    let sum: Duration = stats.workers.iter().map(|worker| worker.idle_time).sum();
+    assert!(sum <= stats.idle_time && stats.workers.iter().all(|one| !one.idle_time.is_zero()));
+    assert_eq!((stats.restarts, after.restarts), (0, 1));
 }
 
 #[test]
@@ -102,4 +109,5 @@ fn retries_and_kills_are_counted_for_what_they_are() {
     });
     let stats = pool.stats();
     assert_eq!((stats.retries, stats.tasks_failed, stats.workers_recycled), (2, 2, 0));
+    assert_eq!((stats.restarts, stats.workers_started), (4, 6), "what it grew by is no restart");
 }

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::*;
 
 fn pool(workers: usize) -> Pool {
@@ -50,6 +50,46 @@ fn unordered_outcomes_come_each_once_and_the_quick_before_the_slow() {
         pool.imap_unordered(|n: u64| n, 0..20_000u64).unwrap().map(Result::unwrap).collect();
     assert_eq!(values.len(), 20_000);
     assert_eq!(values.into_iter().collect::<HashSet<u64>>().len(), 20_000);
+}
+
+#[test]
+fn who_waits_for_an_outcome_for_so_long_gets_it_later() {
+    let _dog = watchdog(60);
+    let pool = pool(1);
+    let (begun, go) = (Event::new().unwrap(), Event::new().unwrap());
+    let held = |(begun, go, n): (Event, Event, u32)| {
+        begun.set();
+        assert!(go.wait_timeout(Duration::from_secs(30)));
+        n
+    };
+    for ordered in [true, false] {
+        let inputs = (0..3).map(|n| (begun.clone(), go.clone(), n));
+        let mut imap = match ordered {
+            true => pool.imap(held, inputs).unwrap(),
+            false => pool.imap_unordered(held, inputs).unwrap(),
+        };
+        for short in [Duration::ZERO, Duration::from_millis(5)] {
+            let start = Instant::now();
+            let error = imap.next_timeout(short).unwrap_err();
+            assert!(error.is_timed_out() && start.elapsed() >= short, "{error}");
+            assert!(error.to_string().contains(&format!("{short:?}")), "{error}");
+        }
+        go.set();
+        // The sooner ones did not wait for nothing: it has begun.
+        assert!(begun.wait_timeout(Duration::from_secs(30)));
+        assert_eq!(imap.next_timeout(Duration::from_secs(30)).unwrap(), Some(Ok(0)));
+        assert_eq!(imap.next(), Some(Ok(1)));
+        assert_eq!(imap.next_timeout(Duration::MAX).unwrap(), Some(Ok(2)));
+        assert_eq!(imap.next_timeout(Duration::ZERO).unwrap(), None);
+        (begun.clear(), go.clear());
+    }
+    // All slots are another's.
+    let full = Pool::builder().workers(1).queue_capacity(1).build().unwrap();
+    let held = full.submit(held, (begun.clone(), go.clone(), 7)).unwrap();
+    let mut waits = full.imap(|n: u32| n, [1]).unwrap();
+    assert!(waits.next_timeout(Duration::from_millis(5)).is_err_and(|error| error.is_timed_out()));
+    go.set();
+    assert_eq!((waits.next_timeout(Duration::MAX).unwrap(), held.join()), (Some(Ok(1)), Ok(7)));
 }
 
 #[test]

@@ -51,6 +51,7 @@ const UNSAFE_FILES: &[&str] = &[
     "pool/submit.rs",
     "pool/task.rs",
     "pool/trampolines.rs",
+    "prim/prefetch.rs",
     "process/guardian.rs",
     "process/identity.rs",
     "queue/buffer.rs",

@@ -13,7 +13,7 @@ use super::slot::Slot;
 use super::state::Phase;
 use crate::error::Error;
 use crate::limits::{CONTEXTS_MAX, JOBS_MAX, WORKERS_MAX};
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, prefetch_to_write};
 use crate::queue::ring::Ring;
 use crate::shm::offset::Shared;
 use crate::shm::{Arena, Block, Offset, ParticipantId};
@@ -88,6 +88,26 @@ pub(crate) struct Area {
     header: &'static Header,
     pub(crate) rings: [Ring<'static>; RINGS],
     pub(crate) slots: &'static [Slot],
+}
+
+/// A cell of one of the rings, as the ledger says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CellPlace {
+    pub(super) position: u64,
+    pub(super) priority: usize,
+}
+
+impl CellPlace {
+    pub(super) fn to_raw(self) -> u64 {
+        (self.position << 2 | self.priority as u64) + 1
+    }
+
+    /// The place that the ledger's word says; none if it is 0.
+    pub(super) fn from_raw(raw: u64) -> Option<Self> {
+        let raw = raw.checked_sub(1)?;
+        let place = Self { position: raw >> 2, priority: (raw & 3) as usize };
+        (place.priority < RINGS).then_some(place)
+    }
 }
 
 impl Area {
@@ -225,6 +245,12 @@ impl Area {
     /// About how many tasks are queued.
     pub(crate) fn queued(&self) -> u64 {
         self.rings.iter().fold(0, |sum, ring| ring.len().saturating_add(sum))
+    }
+
+    /// Fetches the line of the cell in which the next task will be queued.
+    #[inline]
+    pub(crate) fn prefetch_for_sending(&self) {
+        prefetch_to_write(self.rings[NORMAL].next_cell());
     }
 
     /// Takes a slot out of its ring, if it is there.

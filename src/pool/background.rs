@@ -4,11 +4,12 @@
 //! that.
 
 use super::Pool;
-use super::inner::lock;
+use super::inner::{Inner, lock};
 use super::map::Map;
 use super::submit::Job;
 use super::terms::Terms;
 use super::trampolines;
+use super::with_options::WithOptions;
 use crate::error::{Error, TaskError};
 use crate::prim::{Condvar, Mutex};
 use serde::{Serialize, de::DeserializeOwned};
@@ -75,34 +76,61 @@ impl Pool {
         I::IntoIter: Send + 'static,
     {
         let job = Job::new(trampolines::code_of::<F, A, R>(&function)?);
-        // Started here, so that a shutdown that comes before the thread does waits for the map.
-        let mut map = Map::start(&self.inner, &job, inputs.into_iter(), Terms::WHOLE)?;
-        let state = Arc::new(State::default());
-        let theirs = state.clone();
-        let run = move || {
-            let ended = SayEnded(theirs);
-            let (mut values, mut failure) = (Vec::new(), None);
-            let mut sink = |outcome| match outcome {
-                Ok(_) if lock(&ended.0.flags).cancelled => {
-                    failure = Some(TaskError::cancelled());
-                    ControlFlow::Break(())
-                }
-                Ok(value) => {
-                    values.push(value);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
-            };
-            while map.advance(&mut sink)?.is_continue() {}
-            failure.map_or(Ok(values), |error| Err(error.into()))
-        };
-        let thread = std::thread::Builder::new().name("procpool-map".into()).spawn(run);
-        let thread = thread.map_err(|error| Error::os("start a thread for a map", error))?;
-        Ok(MapHandle { state, thread })
+        start(&self.inner, &job, inputs.into_iter())
     }
+}
+
+impl WithOptions<'_> {
+    /// Runs `function` on every input in the background; see [`Pool::submit_map`].
+    ///
+    /// # Errors
+    /// As [`Pool::submit_map`], and options that make no sense.
+    pub fn submit_map<F, A, R, I>(&self, function: F, inputs: I) -> Result<MapHandle<R>, Error>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = A>,
+        I::IntoIter: Send + 'static,
+    {
+        let job = self.job(trampolines::code_of::<F, A, R>(&function))?;
+        start(self.inner(), &job, inputs.into_iter())
+    }
+}
+
+fn start<A, R, I>(inner: &Arc<Inner>, job: &Job, inputs: I) -> Result<MapHandle<R>, Error>
+where
+    A: Serialize + Send + 'static,
+    R: DeserializeOwned + Send + 'static,
+    I: Iterator<Item = A> + Send + 'static,
+{
+    // Started here, so that a shutdown that comes before the thread does waits for the map.
+    let mut map = Map::start(inner, job, inputs, Terms::WHOLE)?;
+    let state = Arc::new(State::default());
+    let theirs = state.clone();
+    let run = move || {
+        let ended = SayEnded(theirs);
+        let (mut values, mut failure) = (Vec::new(), None);
+        let mut sink = |outcome| match outcome {
+            Ok(_) if lock(&ended.0.flags).cancelled => {
+                failure = Some(TaskError::cancelled());
+                ControlFlow::Break(())
+            }
+            Ok(value) => {
+                values.push(value);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        while map.advance(&mut sink, None)?.is_continue() {}
+        failure.map_or(Ok(values), |error| Err(error.into()))
+    };
+    let thread = std::thread::Builder::new().name("procpool-map".into()).spawn(run);
+    let thread = thread.map_err(|error| Error::os("start a thread for a map", error))?;
+    Ok(MapHandle { state, thread })
 }
 
 impl<R> MapHandle<R> {

@@ -128,7 +128,7 @@ where
             // With more workers than slots, what was sent makes room.
             match sent.places.pop_front() {
                 Some(place) => collect(inner, place, &mut outcomes),
-                None => inner.wait_for_slot(),
+                None => inner.wait_for_slot(None),
             }
         };
         sent.places.push_back(send(inner, job, argument, seat, slot)?);

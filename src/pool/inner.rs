@@ -434,12 +434,12 @@ impl Inner {
         Ok(InMap(self.clone()))
     }
 
-    /// Sleeps until a slot may be free.
-    pub(super) fn wait_for_slot(&self) {
+    /// Sleeps until a slot may be free, or the time is up.
+    pub(super) fn wait_for_slot(&self, timeout: Option<Duration>) {
         let space = self.area.job(0);
         let epoch = space.prepare();
         if self.take_slot(false).is_none() {
-            space.sleep(epoch, None);
+            space.sleep(epoch, timeout);
         }
         space.uncount();
     }

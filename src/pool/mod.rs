@@ -63,6 +63,8 @@ mod progress;
 #[cfg(not(loom))]
 mod recycle;
 #[cfg(not(loom))]
+mod reduce;
+#[cfg(not(loom))]
 mod requeue;
 #[cfg(not(loom))]
 mod restarts;

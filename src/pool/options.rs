@@ -31,6 +31,8 @@ pub struct TaskOptions {
     retry: Option<Retry>,
     priority: Priority,
     batch: Option<usize>,
+    #[cfg(feature = "progress")]
+    progress: bool,
 }
 
 /// Which of the queued tasks are begun first.
@@ -147,6 +149,30 @@ impl TaskOptions {
         self
     }
 
+    /// Shows a bar on standard error, if that is a terminal, while the outcomes of a map arrive: for `map`,
+    /// `map_each`, `map_state`, `for_each` and `map_reduce`. An [`Imap`](crate::Imap) has a
+    /// [bar of its own](crate::Imap::progress).
+    ///
+    /// # Examples
+    /// ```
+    /// use procpool::{Pool, TaskOptions};
+    ///
+    /// let pool = Pool::builder().workers(2).build()?;
+    /// let squares = pool.with_options(TaskOptions::new().progress()).map(|n: u64| n * n, 0..1000)?;
+    /// assert_eq!(squares[10], 100);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    #[cfg(feature = "progress")]
+    pub fn progress(mut self) -> Self {
+        self.progress = true;
+        self
+    }
+
+    #[cfg(feature = "progress")]
+    pub(crate) fn shows_progress(&self) -> bool {
+        self.progress
+    }
+
     pub(crate) fn batch_calls(&self) -> Option<usize> {
         self.batch
     }
@@ -176,6 +202,8 @@ impl TaskOptions {
             retry: self.retry.or(defaults.retry),
             priority: self.priority,
             batch: self.batch.or(defaults.batch),
+            #[cfg(feature = "progress")]
+            progress: self.progress,
         }
     }
 

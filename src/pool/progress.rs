@@ -1,4 +1,4 @@
-//! A progress bar for outcomes that are taken one by one.
+//! A progress bar, for outcomes as they are taken one by one or arrive.
 
 use super::stream::Imap;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,16 +29,22 @@ where
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn progress(self) -> Progress<Self> {
-        let bar = match self.left() {
-            Some(left) => ProgressBar::new(left as u64),
-            None => ProgressBar::no_length(),
-        };
-        const TEMPLATE: &str = "{wide_bar} {human_pos}/{human_len} {per_sec} {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style);
-        }
+        let bar = bar(self.left());
         Progress { outcomes: self, bar }
     }
+}
+
+/// A bar for so many outcomes, if that is known.
+pub(super) fn bar(left: Option<usize>) -> ProgressBar {
+    const TEMPLATE: &str = "{wide_bar} {human_pos}/{human_len} {per_sec} {eta} left";
+    let bar = match left {
+        Some(left) => ProgressBar::new(left as u64),
+        None => ProgressBar::no_length(),
+    };
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 impl<I> Progress<I> {

@@ -15,11 +15,10 @@
 //! # If a process dies
 //! With a claim: settlement releases it, and whoever waits finds the cell.
 
-use super::area::{Area, RINGS};
+use super::area::{Area, CellPlace, RINGS};
 use super::inner::{Inner, Place, lock};
 use super::state::Phase;
 use super::watch::Watch;
-use super::worker::CellPlace;
 use crate::prim::Relaxed;
 use crate::shm::ParticipantId;
 use crate::sys;

@@ -19,6 +19,7 @@
 //! # If a process dies
 //! The settler is in the user's process; if that dies, the guardian ends everything.
 
+use super::area::CellPlace;
 use super::deadlines::Condemned;
 use super::events::event;
 use super::failure;
@@ -28,7 +29,7 @@ use super::restarts::Had;
 use super::slot::Slot;
 use super::state::Phase;
 use super::task::{give_up_input, hand_over_carried};
-use super::worker::{CellPlace, LEAVING, RETIRING};
+use super::worker::{LEAVING, RETIRING};
 use crate::error::{TaskError, WorkerExit};
 use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
 use crate::shm::{Arena, Offset, ParticipantId};

@@ -14,7 +14,7 @@
 //!     before uncounting; settlement takes one off only if it finds it set.
 //! R4. At most one worker spins. While one does, producers wake nobody: it will see their task, and
 //!     it wakes the next when it finds work and sees more.
-//! R5. A searcher that gives up (or finds work) clears the word first and looks at the queue again.
+//! R5. A searcher that gives up, or has claimed what it found, clears the word and then looks at the queue again.
 //!
 //! # Orderings
 //! Both races are of the kind "each writes one word and reads the other's", and need SeqCst:

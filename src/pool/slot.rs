@@ -3,10 +3,10 @@
 //! # Shared state
 //! ```text
 //!   0 | state | code | context, table | calls, job+flags | input bytes | queued at | inline input ..
-//! 128 | progress | output bytes | output | failures | busy | attempts, unrecorded | carried, input's | waited | inline output ..
+//! 128 | progress | output bytes | output | failures | busy | waited | inline output .. | attempts, unrecorded | carried, input's
 //! ```
-//! A call of small argument and result touches the first and the third cache line only. Created by
-//! the user's process with all words zero.
+//! Of the four cache lines, a call of small argument and result (16 bytes each) makes only the first and the third
+//! go from one core to the other. Created by the user's process with all words zero.
 //!
 //! # Rules
 //! R1. Who may touch a slot follows from its state word (`state.rs`): the input side is written by
@@ -29,7 +29,7 @@
 
 use super::state::StateWord;
 use crate::limits::BATCH_CALLS_MAX;
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, SeqCst};
+use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, SeqCst, prefetch_to_write};
 use crate::shm::offset::Shared;
 use std::cell::UnsafeCell;
 
@@ -79,6 +79,10 @@ pub(crate) struct Slot {
     pub(crate) output: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
+    /// How long the batch was queued; 0 if that is not measured, or it has not begun.
+    pub(crate) waited_ns: AtomicU64,
+    inline_output: Inline<INLINE_OUTPUT_BYTES>,
+    // Written seldom: the line of these stays where it is.
     /// How often settlement has touched the batch.
     pub(crate) attempts: AtomicU32,
     /// A call, plus one, whose failure could not be recorded because the arena was full.
@@ -88,9 +92,6 @@ pub(crate) struct Slot {
     pub(crate) carried: AtomicU32,
     /// The same for the input; they carry the slot's place as their tag (R5).
     pub(crate) input_carried: AtomicU32,
-    /// How long the batch was queued; 0 if that is not measured, or it has not begun.
-    pub(crate) waited_ns: AtomicU64,
-    inline_output: Inline<INLINE_OUTPUT_BYTES>,
 }
 
 const _: () = assert!(size_of::<Slot>() == 256);
@@ -123,6 +124,13 @@ impl Slot {
         self.clear_output();
         self.queued_ns.store(0, Relaxed);
         self.input_carried.store(0, Relaxed);
+    }
+
+    /// Fetches the lines that a call of small argument and result writes.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch_to_write(&self.state);
+        prefetch_to_write(&self.progress);
     }
 
     /// Prepares the output side for a new batch.

@@ -139,7 +139,7 @@ impl Watch {
             };
             match entered {
                 Ok(worker) => {
-                    let Worker { id, pid, place: Place { number, .. }, .. } = worker;
+                    let Worker { id, pid, place: Place { number, turn }, .. } = worker;
                     self.workers.push(worker);
                     self.entered += 1;
                     if let Some(watched) = self.pool(pool) {
@@ -154,7 +154,9 @@ impl Watch {
                             pid = pid
                         );
                         lock(&watched.inner.roster).push(Entered { number, pid, id });
-                        watched.inner.counters.workers_started.fetch_add(1, Relaxed);
+                        let counters = &watched.inner.counters;
+                        counters.workers_started.fetch_add(1, Relaxed);
+                        counters.restarts.fetch_add(u64::from(turn != 0), Relaxed);
                     }
                 }
                 Err(error) => {

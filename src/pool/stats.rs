@@ -6,6 +6,7 @@ use super::worker::LEAVING;
 use crate::prim::{Acquire, AtomicU64, Relaxed};
 use crate::process::identity::CodeOffset;
 use crate::shm::ParticipantId;
+use crate::shm::participants::Ledger;
 use crate::sys;
 use std::time::Duration;
 
@@ -49,8 +50,12 @@ pub struct Stats {
     pub slowest: Vec<SlowCall>,
     /// Time that workers have spent with tasks.
     pub busy_time: Duration,
+    /// Time that workers have spent without: looking for some, or asleep.
+    pub idle_time: Duration,
     /// Worker processes started, the first ones included.
     pub workers_started: u64,
+    /// Those of them that were started in the place of one that had ended, or was about to.
+    pub restarts: u64,
     /// Worker processes that died while the pool was open.
     pub workers_lost: u64,
     /// Worker processes that were killed because of a task's time limit, or because it was aborted.
@@ -94,6 +99,8 @@ pub struct WorkerStats {
     pub calls: u64,
     /// How long it was busy with them.
     pub busy_time: Duration,
+    /// How long it was not.
+    pub idle_time: Duration,
 }
 
 /// What a worker does.
@@ -186,8 +193,39 @@ pub(crate) struct Counters {
     pub(crate) workers_killed: AtomicU64,
     pub(crate) workers_retired: AtomicU64,
     pub(crate) retries: AtomicU64,
-    /// How long workers were busy that are gone.
+    pub(crate) restarts: AtomicU64,
+    /// How long workers were busy, and idle, that are gone.
     pub(crate) busy_ns_of_gone: AtomicU64,
+    pub(crate) idle_ns_of_gone: AtomicU64,
+}
+
+impl Counters {
+    /// Adds what a worker has done that has ended.
+    pub(super) fn add_gone(&self, ledger: &Ledger) {
+        let Spent { busy_ns, idle_ns } = Spent::of(ledger);
+        self.busy_ns_of_gone.fetch_add(busy_ns, Relaxed);
+        self.idle_ns_of_gone.fetch_add(idle_ns, Relaxed);
+    }
+}
+
+/// How long a worker has been busy and idle, what it does just now included.
+struct Spent {
+    busy_ns: u64,
+    idle_ns: u64,
+}
+
+impl Spent {
+    fn of(ledger: &Ledger) -> Self {
+        let now_ns = sys::clock::monotonic_ns();
+        let since = |word: &AtomicU64| match word.load(Relaxed) {
+            0 => 0,
+            then_ns => now_ns.saturating_sub(then_ns),
+        };
+        let runs = ledger.slot.load(Acquire) != 0;
+        let running_ns = if runs { since(&ledger.since_ns) } else { 0 };
+        let busy_ns = ledger.busy_ns.load(Relaxed).saturating_add(running_ns);
+        Self { busy_ns, idle_ns: since(&ledger.begun_ns).saturating_sub(busy_ns) }
+    }
 }
 
 impl Stats {
@@ -197,8 +235,9 @@ impl Stats {
         let mut workers: Vec<WorkerStats> =
             lock(&inner.roster).iter().map(|entered| worker_stats(inner, *entered)).collect();
         workers.sort_by_key(|worker| (worker.number, worker.pid));
-        let gone = Duration::from_nanos(counters.busy_ns_of_gone.load(Relaxed));
-        let busy_time = workers.iter().map(|worker| worker.busy_time).sum::<Duration>() + gone;
+        let gone = |counter: &AtomicU64| Duration::from_nanos(counter.load(Relaxed));
+        let busy: Duration = workers.iter().map(|worker| worker.busy_time).sum();
+        let idle: Duration = workers.iter().map(|worker| worker.idle_time).sum();
         let slots = lock(&inner.slots);
         let measured = &slots.measured;
         let slowest = measured.slowest.iter().map(|(code, took)| {
@@ -216,8 +255,10 @@ impl Stats {
             wait_time: measured.wait.to_durations(),
             run_time: measured.run.to_durations(),
             slowest: slowest.collect(),
-            busy_time,
+            busy_time: busy + gone(&counters.busy_ns_of_gone),
+            idle_time: idle + gone(&counters.idle_ns_of_gone),
             workers_started: counters.workers_started.load(Relaxed),
+            restarts: counters.restarts.load(Relaxed),
             workers_lost: counters.workers_lost.load(Relaxed),
             workers_killed: counters.workers_killed.load(Relaxed),
             workers_retired: counters.workers_retired.load(Relaxed),
@@ -238,16 +279,18 @@ fn worker_stats(inner: &Inner, entered: Entered) -> WorkerStats {
     let slot = ledger.slot.load(Acquire).checked_sub(1);
     let slot = slot.and_then(|index| Some((index as u32, inner.area.slots.get(index as usize)?)));
     let leaving = ledger.leaving.load(Relaxed) >= LEAVING;
-    let (mut calls, mut busy_ns) = (ledger.calls.load(Relaxed), ledger.busy_ns.load(Relaxed));
+    let mut calls = ledger.calls.load(Relaxed);
     let state = match slot {
         _ if leaving => WorkerState::Leaving,
         _ if since_ns == 0 => WorkerState::Starting,
         Some((index, slot)) => {
             calls = calls.saturating_add(slot.progress.load(Relaxed) >> 1);
-            busy_ns = busy_ns.saturating_add(elapsed.as_nanos() as u64);
             WorkerState::Running { function: inner.function_of(index), elapsed }
         }
         None => WorkerState::Idle(elapsed),
     };
-    WorkerStats { number, pid, state, calls, busy_time: Duration::from_nanos(busy_ns) }
+    let Spent { busy_ns, idle_ns } = Spent::of(ledger);
+    let busy_time = Duration::from_nanos(busy_ns);
+    let idle_time = Duration::from_nanos(idle_ns);
+    WorkerStats { number, pid, state, calls, busy_time, idle_time }
 }

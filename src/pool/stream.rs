@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const WINDOW_CALLS: usize = 10_000;
 const WINDOW_BYTES: usize = 64 << 20;
@@ -83,6 +84,66 @@ where
         self.map.sizer.set_fixed(calls.clamp(1, BATCH_CALLS_MAX));
         self
     }
+
+    /// Waits for the next outcome for at most `timeout`; `None` if there are no more.
+    ///
+    /// # Errors
+    /// The time was up ([`Error::is_timed_out`]): nothing is lost, the outcome comes later.
+    ///
+    /// # Blocking
+    /// For as long as `timeout`; if the input takes long to say what comes next, longer.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = procpool::Pool::builder().workers(1).build()?;
+    /// let nap = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
+    /// let mut naps = pool.imap(nap, [200])?;
+    /// assert!(naps.next_timeout(Duration::from_millis(10)).is_err_and(|error| error.is_timed_out()));
+    /// assert_eq!(naps.next_timeout(Duration::MAX)?, Some(Ok(())));
+    /// assert_eq!(naps.next_timeout(Duration::ZERO)?, None);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn next_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<Result<R, TaskError>>, Error> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            if let Some(next) = self.next_until(deadline) {
+                return Ok(next);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(Error::timed_out(format!(
+                    "no outcome has come within {timeout:?}; there are more to come"
+                )));
+            }
+        }
+    }
+
+    /// The next outcome, or `Some(None)` if there are no more; `None` if none has come yet.
+    #[inline]
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R, TaskError>>> {
+        if self.ready.is_empty() && !self.over {
+            let ready = &mut self.ready;
+            let mut keep = |outcome| {
+                ready.push_back(outcome);
+                ControlFlow::Continue(())
+            };
+            match self.map.advance(&mut keep, deadline) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => self.over = true,
+                // What concerns the whole, as the last outcome.
+                Err(error) => {
+                    self.over = true;
+                    self.ready.push_back(Err(TaskError::not_sent(&error)));
+                }
+            }
+        }
+        let next = self.ready.pop_front();
+        (next.is_some() || self.over).then_some(next)
+    }
 }
 
 impl<A, R, I> Iterator for Imap<A, R, I>
@@ -95,25 +156,8 @@ where
 
     fn next(&mut self) -> Option<Result<R, TaskError>> {
         loop {
-            if let Some(outcome) = self.ready.pop_front() {
-                return Some(outcome);
-            }
-            if self.over {
-                return None;
-            }
-            let ready = &mut self.ready;
-            let advanced = self.map.advance(&mut |outcome| {
-                ready.push_back(outcome);
-                ControlFlow::Continue(())
-            });
-            match advanced {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => self.over = true,
-                // What concerns the whole, as the last outcome.
-                Err(error) => {
-                    self.over = true;
-                    self.ready.push_back(Err(TaskError::not_sent(&error)));
-                }
+            if let Some(next) = self.next_until(None) {
+                return next;
             }
         }
     }
@@ -195,60 +239,6 @@ impl Pool {
         let job = Job::new(trampolines::code_of::<F, A, ()>(&function)?);
         drive(&self.inner, &job, inputs.into_iter())
     }
-
-    /// Runs `function` on every input, and combines the results two by two with `fold`, most of them in the
-    /// workers: only one result for each chunk of inputs comes back. `None` if there is no input.
-    ///
-    /// `fold` must be associative: it is given neighbours, in input order, but in any grouping.
-    ///
-    /// For what the pool counts and limits, a chunk (of up to 1024 inputs) is a call. If the pool has a time limit,
-    /// retries, or workers that are [recycled](crate::Recycle::after_tasks) after so many calls, each input
-    /// travels alone, and is one.
-    ///
-    /// # Errors
-    /// As [`map`](Self::map); the index of a failure is that of its chunk.
-    ///
-    /// # Examples
-    /// ```
-    /// let pool = procpool::Pool::builder().workers(2).build()?;
-    /// let sum = pool.map_reduce(|n: u64| n * n, |a, b| a + b, 0..1000u64)?;
-    /// assert_eq!(sum, Some(332_833_500));
-    /// # Ok::<(), procpool::Error>(())
-    /// ```
-    pub fn map_reduce<F, G, A, R, I>(
-        &self,
-        function: F,
-        fold: G,
-        inputs: I,
-    ) -> Result<Option<R>, Error>
-    where
-        F: Fn(A) -> R + Copy + Send + 'static,
-        G: Fn(R, R) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
-        I: IntoIterator<Item = A>,
-    {
-        let code = trampolines::code_of_fold::<F, G, A, R>(&function, &fold)?;
-        let most = if self.inner.counts_calls() { 1 } else { CHUNK_MAX };
-        let inputs = inputs.into_iter().fuse();
-        let chunks = Chunks { inputs, workers: self.workers(), most, last: 0 };
-        let (mut folded, mut failure) = (None, None);
-        let job = Job::new(code);
-        map::run::<Vec<A>, R>(&self.inner, &job, chunks, |outcome| match outcome {
-            Ok(next) => {
-                folded = Some(match folded.take() {
-                    Some(before) => fold(before, next),
-                    None => next,
-                });
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        failure.map_or(Ok(folded), |error| Err(error.into()))
-    }
 }
 
 /// Runs `job` on every input, for what it does.
@@ -297,49 +287,5 @@ impl<C: Serialize + DeserializeOwned + 'static> With<'_, C> {
         I: IntoIterator<Item = A>,
     {
         Imap::start(self.pool(), &self.job(&function)?, inputs.into_iter(), true)
-    }
-}
-
-/// Most inputs that are folded as one.
-const CHUNK_MAX: usize = 1024;
-
-/// Cuts an input into chunks: larger and larger ones, and towards the end of an input that says how long
-/// it is smaller ones, so that the workers finish together.
-struct Chunks<I: Iterator> {
-    inputs: std::iter::Fuse<I>,
-    workers: usize,
-    most: usize,
-    last: usize,
-}
-
-impl<I: Iterator> Iterator for Chunks<I> {
-    type Item = Vec<I::Item>;
-
-    fn next(&mut self) -> Option<Vec<I::Item>> {
-        let share = match self.inputs.size_hint() {
-            (low, Some(high)) if low == high => high / (4 * self.workers),
-            _ => self.most,
-        };
-        self.last = (2 * self.last).min(share).clamp(1, self.most);
-        let chunk: Vec<I::Item> = self.inputs.by_ref().take(self.last).collect();
-        (!chunk.is_empty()).then_some(chunk)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_grow_and_shrink_and_lose_nothing() {
-        let chunks = Chunks { inputs: (0..10_000u32).fuse(), workers: 2, most: CHUNK_MAX, last: 0 };
-        let chunks: Vec<Vec<u32>> = chunks.collect();
-        let lengths: Vec<usize> = chunks.iter().map(Vec::len).collect();
-        assert_eq!(lengths[..4], [1, 2, 4, 8]);
-        assert!(lengths.iter().any(|length| *length > 500) && lengths.last() == Some(&1));
-        assert!(chunks.into_iter().flatten().eq(0..10_000));
-        let inputs = std::iter::repeat(1).fuse();
-        let mut endless = Chunks { inputs, workers: 2, most: CHUNK_MAX, last: 0 };
-        assert_eq!(endless.nth(20).map(|chunk| chunk.len()), Some(CHUNK_MAX));
     }
 }

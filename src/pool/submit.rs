@@ -83,6 +83,7 @@ where
             false => TrySubmitError::Failed(argument, error),
         });
     }
+    inner.area.prefetch_for_sending();
     let Some(slot) = inner.take_slot(true) else {
         return Err(TrySubmitError::Full(argument));
     };
@@ -261,6 +262,8 @@ impl<R> TaskHandle<R> {
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let state = &self.inner.slot(self.place.index).state;
         if search(self.inner.search_ns, || self.is_finished()) {
+            // It will be taken, read, and used again.
+            self.inner.slot(self.place.index).prefetch();
             return true;
         }
         self.inner.area.wake_past_searcher();

@@ -397,8 +397,7 @@ impl Watch {
         let arena = self.arena;
         let Some(watched) = self.pool(worker.pool) else { return };
         lock(&watched.inner.roster).retain(|entered| entered.id != worker.id);
-        let busy_ns = arena.participant(worker.id).ledger.busy_ns.load(Relaxed);
-        watched.inner.counters.busy_ns_of_gone.fetch_add(busy_ns, Relaxed);
+        watched.inner.counters.add_gone(&arena.participant(worker.id).ledger);
         let closing = watched.leaving.as_ref().is_some_and(|leaving| leaving.has_killed(now));
         let condemned = worker.condemned.as_ref();
         let dead = Dead { id: worker.id, pid: worker.pid, exit, closing, condemned };

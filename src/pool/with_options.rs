@@ -11,6 +11,7 @@ use crate::error::{Error, TaskError, TrySubmitError};
 use crate::process::identity::CodeOffset;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A pool, and options for the tasks that are started through it; from [`Pool::with_options`].
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +167,28 @@ impl WithOptions<'_> {
     {
         match self.job(trampolines::code_of::<F, A, R>(&function)) {
             Ok(job) => submit::try_submit(&self.pool.inner, &job, argument),
+            Err(error) => Err(TrySubmitError::Failed(argument, error)),
+        }
+    }
+
+    /// Queues one call, waiting at most `timeout` for a place in the queue; see [`Pool::submit_timeout`].
+    ///
+    /// # Errors
+    /// Gives the argument back.
+    pub fn submit_timeout<F, A, R>(
+        &self,
+        function: F,
+        argument: A,
+        timeout: Duration,
+    ) -> Result<TaskHandle<R>, TrySubmitError<A>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        let deadline = Instant::now().checked_add(timeout);
+        match self.job(trampolines::code_of::<F, A, R>(&function)) {
+            Ok(job) => submit::submit(&self.pool.inner, &job, argument, deadline),
             Err(error) => Err(TrySubmitError::Failed(argument, error)),
         }
     }

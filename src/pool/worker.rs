@@ -20,7 +20,7 @@
 #[path = "path_models.rs"]
 mod path_models;
 
-use super::area::{Area, AreaAddress, RINGS};
+use super::area::{Area, AreaAddress, CellPlace};
 use super::context::ContextCache;
 use super::failure;
 use super::recycle::{Life, Recycle};
@@ -30,7 +30,7 @@ use super::slot::Slot;
 use super::startup::{self, StartupSpec, WorkerState};
 use super::task::Invocation;
 use super::trampolines::{self, Request};
-use crate::prim::{Relaxed, SeqCst, compiler_fence};
+use crate::prim::{Relaxed, SeqCst, compiler_fence, prefetch_to_write};
 use crate::process::bell;
 use crate::process::identity::CodeOffset;
 use crate::queue::ring::{Claim, Ring};
@@ -120,7 +120,9 @@ fn attach_and_run(spec: &WorkerSpec, is_set_up: Result<(), String>) {
     fault::point("worker.waiting-for-turn");
     let failed = Cell::new(false);
     if seat.wait_for(turn) {
-        ledger.since_ns.store(sys::clock::monotonic_ns(), Relaxed);
+        let now_ns = sys::clock::monotonic_ns();
+        ledger.begun_ns.store(now_ns, Relaxed);
+        ledger.since_ns.store(now_ns, Relaxed);
         let (contexts, life) = (ContextCache::default(), Life::begin(recycle));
         Worker {
             area,
@@ -156,26 +158,6 @@ fn attach_and_run(spec: &WorkerSpec, is_set_up: Result<(), String>) {
 
 /// Tasks that run for longer are always measured.
 const LONG_NS: u64 = 10_000_000;
-
-/// A cell of one of the rings, as the ledger says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CellPlace {
-    pub(super) position: u64,
-    pub(super) priority: usize,
-}
-
-impl CellPlace {
-    fn to_raw(self) -> u64 {
-        (self.position << 2 | self.priority as u64) + 1
-    }
-
-    /// The place that the ledger's word says; none if it is 0.
-    pub(super) fn from_raw(raw: u64) -> Option<Self> {
-        let raw = raw.checked_sub(1)?;
-        let place = Self { position: raw >> 2, priority: (raw & 3) as usize };
-        (place.priority < RINGS).then_some(place)
-    }
-}
 
 struct Worker<'a> {
     area: Area,
@@ -328,7 +310,10 @@ impl Worker<'_> {
         let rings = self.area.rings_to_look_at(looks);
         let claimed = rings.iter().find_map(|priority| {
             let ring = &self.area.rings[*priority];
-            let claim = ring.claim(self.me.to_raw(), |position| {
+            let claim = ring.claim(self.me.to_raw(), |Claim { position, value }| {
+                if let Some(slot) = self.area.slots.get(value as usize) {
+                    slot.prefetch();
+                }
                 ledger.cell.store(CellPlace { position, priority: *priority }.to_raw(), Relaxed);
                 // Written down before the claim, as this process's death sees it.
                 compiler_fence(SeqCst);
@@ -453,8 +438,12 @@ impl Worker<'_> {
         }
         fault::point("worker.searching");
         search(self.search_ns, || self.area.has_task());
+        // The seat is left after the claim, because its line comes meanwhile; and then comes the look at the queue
+        // that R5 of `sleep.rs` asks for.
+        prefetch_to_write(self.area.searcher());
+        let claimed = self.claim();
         self.area.searcher().leave();
-        let slot = self.claim()?;
+        let slot = claimed.or_else(|| self.claim())?;
         self.wake_another();
         Some(slot)
     }

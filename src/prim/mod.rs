@@ -7,6 +7,7 @@
 pub(crate) mod countdown;
 #[cfg(shuttle)]
 pub(crate) mod model;
+mod prefetch;
 #[cfg(any(shuttle, all(not(loom), any(debug_assertions, feature = "fault"))))]
 mod stepped;
 
@@ -24,6 +25,7 @@ pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
+pub(crate) use prefetch::prefetch_to_write;
 pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 pub(crate) use std::sync::atomic::compiler_fence;
 

@@ -158,9 +158,9 @@ impl Ring<'_> {
         }
     }
 
-    /// Claims the oldest value for participant `me`, after telling `write_down` which position.
+    /// Claims the oldest value for participant `me`, after telling `write_down` which.
     #[inline]
-    pub(crate) fn claim(&self, me: u64, write_down: impl Fn(u64)) -> Option<Claim> {
+    pub(crate) fn claim(&self, me: u64, write_down: impl Fn(Claim)) -> Option<Claim> {
         loop {
             let position = self.head.load(Relaxed);
             let lap = self.lap(position);
@@ -169,11 +169,12 @@ impl Ring<'_> {
             let raw = word.load(Acquire);
             let cell = Cell::from_raw(raw);
             if cell.lap == lap && cell.state == READY {
-                write_down(position);
+                let claim = Claim { position, value: cell.value as u32 };
+                write_down(claim);
                 let claimed = Cell { claimer: me, state: CLAIMED, ..cell };
                 if word.compare_exchange(raw, claimed.to_raw(), AcqRel, Relaxed).is_ok() {
                     Self::pass(self.head, position);
-                    return Some(Claim { position, value: cell.value as u32 });
+                    return Some(claim);
                 }
             } else if self.is_behind(position, cell) {
                 Self::pass(self.head, position);
@@ -204,6 +205,11 @@ impl Ring<'_> {
                 return cell.lap == self.lap(position) && cell.state == READY;
             }
         }
+    }
+
+    /// The cell that is likely to be filled next.
+    pub(crate) fn next_cell(&self) -> &AtomicU64 {
+        self.cell(self.tail.load(Relaxed))
     }
 
     /// About how many values there are: the hints may be behind.
@@ -458,7 +464,7 @@ mod tests {
         let ring = memory.ring();
         ring.push(9).unwrap();
         let written = std::cell::Cell::new(None);
-        let claim = ring.claim(77, |position| written.set(Some(position))).unwrap();
+        let claim = ring.claim(77, |claim| written.set(Some(claim.position))).unwrap();
         assert_eq!(written.get(), Some(claim.position), "written down before the claim");
         assert_eq!(ring.claimed_at(claim.position, 77), Some(claim));
         assert_eq!(ring.claimed_at(claim.position, 78), None);

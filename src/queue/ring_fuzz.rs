@@ -18,7 +18,8 @@ fn fuzz_ring() {
                 0 => drop(ring.push(value % (1 << 24))),
                 1 => {
                     let written_down = std::cell::Cell::new(None);
-                    if let Some(claim) = ring.claim(1, |position| written_down.set(Some(position)))
+                    if let Some(claim) =
+                        ring.claim(1, |claim| written_down.set(Some(claim.position)))
                     {
                         assert!(claim.value < 1 << 24);
                         assert_eq!(written_down.get(), Some(claim.position));

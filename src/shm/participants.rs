@@ -70,6 +70,8 @@ pub(crate) struct Ledger {
     pub(crate) returning: AtomicU32,
     /// Block that says why it did not start, or 0.
     pub(crate) note: AtomicU64,
+    /// Monotonic time at which its turn came; 0 if it has not.
+    pub(crate) begun_ns: AtomicU64,
     /// Monotonic time since when it runs what it runs, or is idle; 0 if it has not begun.
     pub(crate) since_ns: AtomicU64,
     /// How long it has run tasks, before what it runs now.
@@ -335,6 +337,7 @@ impl Arena {
         entry.ledger.leaving.store(0, Relaxed);
         entry.ledger.returning.store(0, Relaxed);
         entry.ledger.note.store(0, Relaxed);
+        entry.ledger.begun_ns.store(0, Relaxed);
         entry.ledger.since_ns.store(0, Relaxed);
         entry.ledger.busy_ns.store(0, Relaxed);
         entry.ledger.calls.store(0, Relaxed);
