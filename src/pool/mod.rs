@@ -1,7 +1,7 @@
 //! The pool: workers that run tasks, and the calls that feed them.
 //!
 //! ```text
-//! submit.rs, completion.rs, watched.rs, map.rs, sizer.rs, stream.rs, broadcast.rs
+//! submit.rs, completion.rs, watched.rs, map/, sizer.rs, stream.rs, reduce.rs, broadcast.rs
 //!                     fill slots, collect results       (user's process, any thread)
 //! process.rs          a pool of one worker and one task
 //! inner.rs, free_slot.rs, results.rs  free slots, what was set aside  (user's process, private)

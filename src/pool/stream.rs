@@ -1,6 +1,6 @@
 //! Calls whose outcomes are taken one by one: [`Imap`], and what is made of it.
 //!
-//! An `Imap` is a map (`map.rs`) that goes on only while somebody asks for outcomes: its inputs are taken
+//! An `Imap` is a map (`map/`) that goes on only while somebody asks for outcomes: its inputs are taken
 //! within a window, and what was not asked for waits.
 
 use super::Pool;

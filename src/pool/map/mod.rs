@@ -13,13 +13,13 @@
 
 mod send;
 
-use super::inner::{InMap, Inner, Place};
-use super::sizer::Sizer;
-use super::state::Phase;
-use super::submit::Job;
-use super::terms::Terms;
 use crate::error::{Error, TaskError};
 use crate::limits::BATCH_CALLS_MAX;
+use crate::pool::inner::{InMap, Inner, Place};
+use crate::pool::sizer::Sizer;
+use crate::pool::state::Phase;
+use crate::pool::submit::Job;
+use crate::pool::terms::Terms;
 use crate::prim::Relaxed;
 use crate::shm::arena::is_forked_copy;
 use crate::sync::search::search;
@@ -46,7 +46,7 @@ where
     let mut map = Map::start(inner, job, inputs, Terms::WHOLE)?;
     #[cfg(feature = "progress")]
     if job.options.shows_progress() {
-        let bar = super::progress::bar(map.left());
+        let bar = crate::pool::progress::bar(map.left());
         let mut counted = |outcome| {
             bar.inc(1);
             sink(outcome)
