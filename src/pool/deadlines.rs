@@ -3,7 +3,8 @@
 //! # Protocol
 //! While a task with a limit is queued or runs, the supervisor looks every [`LOOK`] at what each worker
 //! does: the slot in its ledger and the progress there. The same call seen again has run since it was
-//! first seen. So a call costs its worker nothing, and is ended at most one look late.
+//! first seen; the first of a batch, since its worker began the batch, which the ledger says. So a call costs its
+//! worker nothing, and is ended at most one look late.
 //!
 //! At its timeout the call is asked to stop, by a word that [`worker::cancelled`](crate::worker::cancelled)
 //! compares with what runs. At the end of its grace its worker is killed:
@@ -69,6 +70,7 @@ impl Running {
         let slot = inner.area.slots.get(index as usize)?;
         let state = slot.state.load();
         let claimed = state.phase == Phase::Claimed && u64::from(state.owner) == worker.to_raw();
+        // SYNC(batch-begun): pairs with the Release fence in the worker's `begin`.
         let progress = slot.progress.load(Acquire);
         claimed.then_some(Self { index, generation: state.generation, progress })
     }
@@ -265,8 +267,16 @@ impl Watch {
             if before.is_some_and(|seen| seen.asked) {
                 asked(self.arena, id, 0);
             }
-            self.workers[at].seen =
-                running.map(|running| Seen { running, since: now, asked: false });
+            let since = |running: Running| {
+                if running.progress == 1 { self.begun_at(id, now) } else { now }
+            };
+            let seen = running.map(|running| Seen { running, since: since(running), asked: false });
+            self.workers[at].seen = seen;
+            let due = seen.and_then(|seen| {
+                let limit = inner.options_of(seen.running.index).limit()?;
+                seen.since.checked_add(limit.timeout)
+            });
+            self.look_at = self.look_at.map(|at| due.map_or(at, |due| at.min(due)));
             return;
         };
         let Running { index, generation, progress } = seen.running;
@@ -288,6 +298,13 @@ impl Watch {
         if let Some(due) = seen.since.checked_add(due) {
             self.look_at = self.look_at.map(|look_at| look_at.min(due));
         }
+    }
+
+    /// When a worker began the batch that it runs; `now` at the latest.
+    fn begun_at(&self, worker: ParticipantId, now: Instant) -> Instant {
+        let since_ns = self.arena.participant(worker).ledger.since_ns.load(Relaxed);
+        let ran = Duration::from_nanos(sys::clock::monotonic_ns().saturating_sub(since_ns));
+        now.checked_sub(ran).unwrap_or(now)
     }
 
     /// Kills a worker for a call, if it still runs that; whether it was killed.
