@@ -63,7 +63,7 @@ pub use pool::{
     Stdio, active_children, cpu_count, current_process, parent_process,
 };
 #[cfg(not(loom))]
-pub use pool::{AsCompleted, as_completed, wait_all, wait_any};
+pub use pool::{AsCompleted, as_completed, wait_all, wait_any, wait_failed};
 #[cfg(not(loom))]
 pub use pool::{
     Confinement, Durations, Imap, JoinTimeoutError, MapHandle, Pool, PoolBuilder, Priority,

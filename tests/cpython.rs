@@ -89,7 +89,7 @@
 //! |---|---|
 //! | test_20369, test_duplicate_futures | do not apply: a handle is owned, and cannot be given twice |
 //! | test_first_completed, test_first_completed_some_already_completed, test_all_completed, test_timeout | waiting_for_the_first_for_all_and_in_vain |
-//! | test_first_exception, _some_already_complete, _one_already_failed | `executor` the_first_failure_is_found_while_others_still_run (there is no such wait); a_failure_ends_a_wait_like_a_value |
+//! | test_first_exception, _some_already_complete, _one_already_failed | `executor` the_first_failure_ends_a_wait, the_first_failure_is_found_while_others_still_run; a_failure_ends_a_wait_like_a_value |
 //! | test_pending_calls_race | `executor` what_one_thread_waits_for_another_one_cancels_or_aborts |
 //! | test_no_timeout, test_future_times_out | as_completed_gives_what_was_done_before_each_once_and_none_at_the_end |
 //! | test_free_reference_yielded_future | does not apply: an outcome that was taken is moved out |

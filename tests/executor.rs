@@ -8,12 +8,12 @@ use procpool::queue::{GetError, Queue, one_way};
 use procpool::sync::{Event, Semaphore};
 use procpool::{
     Pool, Process, Recycle, Shutdown, TaskHandle, TaskOptions, WorkerExit, WorkerState,
-    active_children, as_completed, cpu_count, current_process, wait_all, wait_any,
+    active_children, as_completed, cpu_count, current_process, wait_all, wait_any, wait_failed,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::*;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -173,7 +173,44 @@ fn what_one_thread_waits_for_another_one_cancels_or_aborts() {
     }
 }
 
-/// `wait(..., FIRST_EXCEPTION)`: there is no such wait; the first failure among those that end is this.
+/// `test_first_exception`, and the ones with some that have ended, or failed, before.
+#[test]
+fn the_first_failure_ends_a_wait() {
+    let _dog = watchdog(60);
+    let pool = Pool::builder().workers(2).queue_capacity(8).build().unwrap();
+    let (blocked, go) = occupied(&pool);
+    let fails = |n: u32| {
+        assert!(n != 3, "three");
+        std::process::exit(if n == 4 { 1 } else { return true });
+    };
+    let tasks: Vec<_> = [1, 2, 3].map(|n| pool.submit(fails, n).unwrap()).into();
+    assert_eq!(wait_failed(&tasks, LONG), Some(2));
+    assert_eq!(wait_failed(&tasks, Duration::ZERO), Some(2), "it has failed before");
+    assert_eq!(wait_failed(&tasks[..2], LONG), None, "all have ended");
+    assert_eq!(wait_failed::<bool>(&[], LONG), None);
+    // Also when their outcomes had to make room for others'.
+    let others: Vec<_> = (10..30).map(|n| pool.submit(fails, n).unwrap()).collect();
+    assert_eq!(wait_failed(&others, LONG), None);
+    assert_eq!(wait_failed(&tasks, Duration::ZERO), Some(2));
+    // One that is lost has failed; one that is aborted, too; one that runs has not.
+    let lost = [pool.submit(fails, 4).unwrap()];
+    assert_eq!(wait_failed(&lost, LONG), Some(0));
+    let blocked = [blocked];
+    let start = Instant::now();
+    assert_eq!(wait_failed(&blocked, Duration::from_millis(20)), None);
+    assert!(start.elapsed() >= Duration::from_millis(20) && !blocked[0].has_failed());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| wait_failed(&blocked, LONG));
+        assert!(blocked[0].abort());
+        assert_eq!(waits.join().unwrap(), Some(0));
+    });
+    go.set();
+    for (task, failed) in tasks.into_iter().chain(lost).chain(blocked).zip([0, 0, 1, 1, 1]) {
+        assert_eq!((task.has_failed(), task.join().is_err()), (failed == 1, failed == 1));
+    }
+}
+
+/// The same with an iterator over what ends.
 #[test]
 fn the_first_failure_is_found_while_others_still_run() {
     let _dog = watchdog(60);

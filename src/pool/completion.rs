@@ -128,10 +128,13 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits until `enough` of the tasks have ended, or until the deadline; whether they have.
-fn wait_for<R>(handles: &[TaskHandle<R>], enough: usize, deadline: Option<Instant>) -> bool {
-    let ended = || handles.iter().filter(|handle| handle.is_finished()).count() >= enough;
-    if ended() {
+/// Waits until `enough`, which depends on which of the tasks have ended, or until the deadline; whether it was.
+fn wait_for<R>(
+    handles: &[TaskHandle<R>],
+    deadline: Option<Instant>,
+    enough: impl Fn() -> bool,
+) -> bool {
+    if enough() {
         return true;
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
@@ -140,14 +143,14 @@ fn wait_for<R>(handles: &[TaskHandle<R>], enough: usize, deadline: Option<Instan
         let (inner, place) = handle.whereabouts();
         inner.watch(place, ticket, &waker);
     }
-    let mut met = ended();
+    let mut met = enough();
     while !met {
         match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
             None => std::thread::park(),
             Some(Duration::ZERO) => break,
             Some(left) => std::thread::park_timeout(left),
         }
-        met = ended();
+        met = enough();
     }
     for handle in handles {
         let (inner, place) = handle.whereabouts();
@@ -174,14 +177,40 @@ pub fn wait_any<R>(tasks: &[TaskHandle<R>], timeout: Duration) -> Option<usize> 
     if tasks.is_empty() {
         return None;
     }
-    let met = wait_for(tasks, 1, Instant::now().checked_add(timeout));
+    let any = || tasks.iter().any(TaskHandle::is_finished);
+    let met = wait_for(tasks, Instant::now().checked_add(timeout), any);
     if met { tasks.iter().position(TaskHandle::is_finished) } else { None }
 }
 
 /// Waits until all of the tasks have ended; `false` if the time was up.
 #[doc(alias = "ALL_COMPLETED")]
 pub fn wait_all<R>(tasks: &[TaskHandle<R>], timeout: Duration) -> bool {
-    wait_for(tasks, tasks.len(), Instant::now().checked_add(timeout))
+    let all = || tasks.iter().all(TaskHandle::is_finished);
+    wait_for(tasks, Instant::now().checked_add(timeout), all)
+}
+
+/// Waits until one of the tasks has failed, or all have ended; the place of the first that has failed. `None` if
+/// none has, or the time was up.
+///
+/// That a function returns an `Err` is no failure of its task.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// let pool = procpool::Pool::builder().workers(2).build()?;
+/// let nap = |ms: u64| { assert!(ms < 100); std::thread::sleep(Duration::from_millis(ms)) };
+/// let tasks = [pool.submit(nap, 50)?, pool.submit(nap, 1000)?, pool.submit(nap, 1)?];
+/// assert_eq!(procpool::wait_failed(&tasks, Duration::MAX), Some(1));
+/// assert_eq!(procpool::wait_failed(&tasks[2..], Duration::MAX), None);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[doc(alias = "FIRST_EXCEPTION")]
+pub fn wait_failed<R>(tasks: &[TaskHandle<R>], timeout: Duration) -> Option<usize> {
+    let first = || tasks.iter().position(TaskHandle::has_failed);
+    let enough = || first().is_some() || tasks.iter().all(TaskHandle::is_finished);
+    wait_for(tasks, Instant::now().checked_add(timeout), enough);
+    first()
 }
 
 /// The outcomes of tasks in the order in which they end, each with the task's place in what was given.

@@ -131,7 +131,7 @@ pub use builder::PoolBuilder;
 #[cfg(not(loom))]
 pub use children::{ActiveChild, active_children, cpu_count};
 #[cfg(not(loom))]
-pub use completion::{AsCompleted, as_completed, wait_all, wait_any};
+pub use completion::{AsCompleted, as_completed, wait_all, wait_any, wait_failed};
 #[cfg(not(loom))]
 pub use confine::Confinement;
 #[cfg(not(loom))]

@@ -113,7 +113,7 @@ impl Inner {
                 None => take(&mut lock(&self.aside)),
             }
         }
-        let own = match slot.failures.load(Relaxed) != 0 || slot.unrecorded.load(Relaxed) != 0 {
+        let own = match slot.has_failures() {
             true => failure::read(self.area.arena, slot),
             false => Vec::new(),
         };
@@ -280,6 +280,23 @@ impl Inner {
             }
             None => Harvested::Failed(TaskError::codec(Step::DecodeResult, OUTSIDE.into())),
         }
+    }
+
+    /// Whether a submitted task, whose handle the caller has, has ended with a failure.
+    pub(super) fn has_failed(&self, place: Place) -> bool {
+        // Under the lock, because a harvest takes it out of its slot under that.
+        let aside = lock(&self.aside);
+        let entry = aside.get(&place.index);
+        let set_aside =
+            entry.and_then(|entry| entry.harvested.iter().find(|(of, _)| *of == place.generation));
+        if let Some((_, harvested)) = set_aside {
+            return matches!(harvested, Harvested::Failed(_));
+        }
+        let slot = self.slot(place.index);
+        let state = slot.state.load();
+        state.generation == place.generation
+            && state.phase == Phase::Done
+            && (entry.is_some_and(|entry| !entry.lost.is_empty()) || slot.has_failures())
     }
 
     /// The outcome of a task that was harvested.

@@ -133,6 +133,12 @@ impl Slot {
         prefetch_to_write(&self.progress);
     }
 
+    /// Whether a call has failed in its worker.
+    #[inline]
+    pub(crate) fn has_failures(&self) -> bool {
+        self.failures.load(Relaxed) != 0 || self.unrecorded.load(Relaxed) != 0
+    }
+
     /// Prepares the output side for a new batch.
     pub(crate) fn clear_output(&self) {
         self.progress.store(0, Relaxed);

@@ -209,6 +209,13 @@ impl<R> TaskHandle<R> {
         self.inner.has_ended(self.place)
     }
 
+    /// Returns whether the task has ended without a value. A value that cannot be decoded is only found out by
+    /// [`join`](Self::join).
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.inner.has_failed(self.place)
+    }
+
     /// Cancels the task if it has not started; whether that was so. Its outcome is then
     /// [`TaskError::is_cancelled`]. A task that has started goes on, also if its worker died and it waits for
     /// a retry: [`abort`](Self::abort) ends that.
