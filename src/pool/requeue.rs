@@ -15,8 +15,9 @@
 //! # If a process dies
 //! With a claim: settlement releases it, and whoever waits finds the cell.
 
-use super::area::{Area, RINGS};
+use super::area::Area;
 use super::inner::{Inner, Place, lock};
+use super::priority::RINGS;
 use super::state::Phase;
 use super::watch::Watch;
 use super::worker::CellPlace;

@@ -113,7 +113,7 @@ impl Inner {
                 None => take(&mut lock(&self.aside)),
             }
         }
-        let own = match slot.failures.load(Relaxed) != 0 || slot.unrecorded.load(Relaxed) != 0 {
+        let own = match slot.failures.peek() != 0 || slot.unrecorded.load(Relaxed) != 0 {
             true => failure::read(self.area.arena, slot),
             false => Vec::new(),
         };

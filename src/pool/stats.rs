@@ -243,7 +243,7 @@ fn worker_stats(inner: &Inner, entered: Entered) -> WorkerStats {
         _ if leaving => WorkerState::Leaving,
         _ if since_ns == 0 => WorkerState::Starting,
         Some((index, slot)) => {
-            calls = calls.saturating_add(slot.progress.load(Relaxed) >> 1);
+            calls = calls.saturating_add(slot.progress.done());
             busy_ns = busy_ns.saturating_add(elapsed.as_nanos() as u64);
             WorkerState::Running { function: inner.function_of(index), elapsed }
         }

@@ -20,9 +20,10 @@
 #[path = "path_models.rs"]
 mod path_models;
 
-use super::area::{Area, AreaAddress, RINGS};
+use super::area::{Area, AreaAddress};
 use super::context::ContextCache;
 use super::failure;
+use super::priority::RINGS;
 use super::recycle::{Life, Recycle};
 use super::seat::Seat;
 use super::setup::Setup;
@@ -367,7 +368,7 @@ impl Worker<'_> {
             return;
         }
         if self.once {
-            self.failed.set(slot.failures.load(Relaxed) != 0);
+            self.failed.set(slot.failures.peek() != 0);
         }
         let finished = slot.state.finish();
         fault::point("worker.done");
