@@ -48,7 +48,6 @@ mod prim;
 #[cfg(not(loom))]
 mod process;
 pub mod queue;
-#[cfg(not(loom))]
 mod shm;
 pub mod sync;
 mod sys;

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)] // Writes through raw pointers into memory that it has sole use of.
 
 use super::EncodeError;
-use crate::prim::{AtomicU64, Release};
+use crate::shm::published::Published;
 use crate::shm::{Arena, Block, ParticipantId, fault};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -24,7 +24,7 @@ const FIRST_BLOCK_BYTES: u64 = 4096;
 pub(crate) struct ArenaWriter<'a> {
     arena: &'a Arena,
     owner: ParticipantId,
-    published: Option<&'a AtomicU64>,
+    published: Option<&'a Published>,
     block: Option<Block>,
     start: NonNull<u8>,
     length: usize,
@@ -90,7 +90,7 @@ impl<'a> ArenaWriter<'a> {
     }
 
     /// Keeps `word` up to date with the offset of the block (R2).
-    pub(crate) fn publish_in(mut self, word: &'a AtomicU64) -> Self {
+    pub(crate) fn publish_in(mut self, word: &'a Published) -> Self {
         self.published = Some(word);
         self
     }
@@ -176,7 +176,7 @@ impl<'a> ArenaWriter<'a> {
                 self.arena.set_owner(old.offset, self.owner);
             }
             // SYNC(output-block): pairs with the Acquire in `Slot::output_block`; carries the bytes.
-            word.store(block.offset, Release);
+            word.publish(block.offset);
             fault::point("worker.output-published");
         }
         if let Some(old) = old {
@@ -243,7 +243,7 @@ mod tests {
     fn a_value_outgrows_its_block_and_arrives_whole() {
         let arena = Arena::create(ARENA_BYTES_MIN).unwrap();
         let owner = ParticipantId::from_raw(1);
-        let published = AtomicU64::new(0);
+        let published = Published::new();
         let value: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
         let mut writer =
             ArenaWriter::in_new_block(&arena, owner, 10).unwrap().publish_in(&published);
@@ -251,7 +251,7 @@ mod tests {
         let length = writer.length();
         let (block, _) = writer.finish();
         let block = block.unwrap();
-        assert_eq!(published.load(crate::prim::Relaxed), block.offset);
+        assert_eq!(published.peek(), block.offset);
         let start = arena.bytes_at(block.offset, length as u64).unwrap();
         // SAFETY: the writer is done with the bytes and nobody else has them.
         let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), length) };

@@ -7,22 +7,19 @@
 //! The user's process makes it (all zero) and frees it when the last handle has gone. There is a ring for
 //! each priority, and each has twice as many cells as there are slots, so that a slot always finds a cell.
 
+use super::context_place::ContextPlace;
+use super::priority::{NORMAL, Prioritised, RINGS, Rings};
 use super::seat::Seat;
 use super::sleep::{EventCount, Searcher};
 use super::slot::Slot;
 use super::state::Phase;
 use crate::error::Error;
 use crate::limits::{CONTEXTS_MAX, JOBS_MAX, WORKERS_MAX};
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, prefetch_to_write};
+use crate::prim::{AtomicU32, AtomicU64, Relaxed, prefetch_to_write};
 use crate::queue::ring::Ring;
 use crate::shm::offset::Shared;
 use crate::shm::{Arena, Block, Offset, ParticipantId};
 use serde::{Deserialize, Serialize};
-
-/// One for each priority.
-pub(crate) const RINGS: usize = 3;
-/// The ring of tasks with no priority of their own.
-pub(crate) const NORMAL: usize = 1;
 
 /// Keeps a word off its neighbours' cache lines (and the line that is fetched with it).
 #[derive(Debug)]
@@ -33,16 +30,6 @@ struct Apart<T>(T);
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct JobPlace(EventCount);
-
-/// Where an encoded context lies.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct ContextPlace {
-    /// Never used twice in a pool; 0 while the place is free.
-    pub(crate) id: AtomicU64,
-    pub(crate) offset: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-}
 
 #[derive(Debug)]
 #[repr(C)]
@@ -65,8 +52,7 @@ struct Control {
     stopping: AtomicU32,
     /// 1 when tasks that run should give up.
     cancelling: AtomicU32,
-    /// 1 once a task had another priority than [`NORMAL`]: there is more than one ring to look at.
-    prioritised: AtomicU32,
+    prioritised: Prioritised,
 }
 
 #[allow(unsafe_code)] // The marker asserts what the line above says.
@@ -134,9 +120,9 @@ impl Area {
         area.header.idle.0.reset();
         area.header.control.0.stopping.store(0, Relaxed);
         area.header.control.0.cancelling.store(0, Relaxed);
-        area.header.control.0.prioritised.store(0, Relaxed);
+        area.header.control.0.prioritised.reset();
         area.header.jobs.iter().for_each(|job| job.0.reset());
-        area.header.contexts.iter().for_each(|context| context.id.store(0, Relaxed));
+        area.header.contexts.iter().for_each(ContextPlace::reset);
         area.header.seats.iter().for_each(Seat::reset);
         area.rings.iter().flat_map(|ring| ring.cells).for_each(|cell| cell.store(0, Relaxed));
         area.slots.iter().for_each(Slot::reset);
@@ -221,25 +207,22 @@ impl Area {
         self.header.control.0.cancelling.load(Relaxed) != 0
     }
 
-    /// Which rings to look at, in this order, at the look of this number. Now and then the urgent ones come
-    /// last: none of the others is to starve.
+    /// The rings, and what says which of them to look at.
+    #[inline]
+    fn priorities(&self) -> Rings<'_> {
+        Rings { rings: &self.rings, prioritised: &self.header.control.0.prioritised }
+    }
+
+    /// Which rings to look at, in this order, at the look of this number.
     #[inline]
     pub(crate) fn rings_to_look_at(&self, look: u32) -> &'static [usize] {
-        // SYNC(prioritised): pairs with the Release in `queue`.
-        if self.header.control.0.prioritised.load(Acquire) == 0 {
-            return &[NORMAL];
-        }
-        match look % 16 {
-            15 => &[2, 1, 0],
-            7 => &[1, 2, 0],
-            _ => &[0, 1, 2],
-        }
+        self.header.control.0.prioritised.rings_to_look_at(look)
     }
 
     /// Whether a task is queued.
     #[inline]
     pub(crate) fn has_task(&self) -> bool {
-        self.rings_to_look_at(0).iter().any(|priority| self.rings[*priority].has_value())
+        self.priorities().has_task()
     }
 
     /// About how many tasks are queued.
@@ -269,12 +252,7 @@ impl Area {
     #[inline]
     pub(crate) fn try_queue(&self, index: u32) -> bool {
         let priority = self.slots[index as usize].priority() % RINGS;
-        if priority != NORMAL {
-            // SYNC(prioritised): pairs with the Acquire in `rings_to_look_at`. It comes before the task: a
-            // worker that is woken for that, or that looks again before it sleeps, sees both.
-            self.header.control.0.prioritised.store(1, Release);
-        }
-        if self.rings[priority].push(index).is_err() {
+        if !self.priorities().push(index, priority) {
             return false;
         }
         crate::shm::fault::point("main.cell-published");
@@ -318,7 +296,7 @@ impl Area {
     pub(super) fn describe(&self) -> Vec<String> {
         let Header { control, jobs, contexts, .. } = self.header;
         let jobs = jobs.iter().enumerate().filter(|(_, job)| job.0.is_used());
-        let contexts = contexts.iter().filter(|context| context.id.load(Relaxed) != 0);
+        let contexts = contexts.iter().filter(|context| context.id() != 0);
         let mut lines = vec![format!("{:?}", control.0)];
         lines.extend(jobs.map(|(place, job)| format!("waiting place {place}: {:?}", job.0)));
         lines.extend(contexts.map(|context| format!("{context:?}")));

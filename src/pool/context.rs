@@ -1,27 +1,23 @@
 //! Contexts: a value that every call of a `map` may read, sent once and decoded once per worker.
 //!
 //! # Rules
-//! R1. A thread of the user's process takes a free place, by a swap of its id from 0 to [`TAKEN`]; writes its
-//!     offset and length, then its id (Release). Ids are never reused in a pool; 0 means free.
+//! R1. A thread of the user's process enters it in a free place (`context_place.rs`). Ids are never reused in a pool.
 //! R2. A place is freed when no handle, map or unfinished task refers to it (an `Arc` in the user's
 //!     process), so a worker that runs a task with a context always finds it.
 //! R3. A worker keeps what it decoded until the place has another id or none, which it looks at
 //!     before it sleeps and before it runs a task with a context. A context that carried handles
 //!     wakes the workers when it goes, so that what they hold goes too.
 
-use super::area::{Area, ContextPlace};
+use super::area::Area;
+use super::context_place::{ContextPlace, Entered};
 use crate::codec::{ArenaWriter, EncodeError, Stream, encode};
 use crate::error::{Error, Step, TaskError};
 use crate::limits::CONTEXTS_MAX;
-use crate::prim::{Acquire, Relaxed, Release};
 use crate::shm::ParticipantId;
 use crate::shm::arena::is_forked_copy;
 use crate::sync::crossing::Carried;
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::{Any, type_name};
-
-/// The id of a place that somebody is about to use.
-const TAKEN: u64 = u64::MAX;
 
 /// A context in the arena; dropping it frees its place.
 #[derive(Debug)]
@@ -50,21 +46,15 @@ impl Context {
                 return Err(TaskError::cannot_cross::<C>(Step::DecodeContext, message).into());
             }
         }
-        let take =
-            |place: &ContextPlace| place.id.compare_exchange(0, TAKEN, Relaxed, Relaxed).is_ok();
-        let free = area.contexts().iter().position(take);
+        let free = area.contexts().iter().position(ContextPlace::take);
         let Some(place) = free else {
             return Err(Error::limit(format!(
                 "all {CONTEXTS_MAX} places for contexts of this pool are taken"
             )));
         };
-        let entry = &area.contexts()[place];
         let (block, bytes) = writer.finish();
         let block = block.map_or(0, |block| block.offset);
-        entry.offset.store(block, Relaxed);
-        entry.bytes.store(bytes as u64, Relaxed);
-        // SYNC(context): pairs with the Acquire in `ContextCache::get`; carries the bytes.
-        entry.id.store(id, Release);
+        area.contexts()[place].enter(Entered { id, offset: block, bytes: bytes as u64 });
         Ok(Self { area, place: place as u32, block, carried })
     }
 
@@ -80,7 +70,7 @@ impl Drop for Context {
             return;
         }
         debug_assert!(self.area.is_there(), "the area goes after its contexts");
-        self.area.contexts()[self.place as usize].id.store(0, Release);
+        self.area.contexts()[self.place as usize].leave();
         self.area.arena.free(self.block);
         if !self.carried.is_empty() {
             // Workers that sleep hold the objects too, through what they have decoded.
@@ -99,13 +89,13 @@ impl ContextCache {
     /// Whether something is gone in the user's process that is still here (R3).
     pub(crate) fn has_gone(&self, area: &Area) -> bool {
         let mut places = self.places.iter().zip(area.contexts());
-        places.any(|((id, _), entry)| *id != 0 && *id != entry.id.load(Relaxed))
+        places.any(|((id, _), entry)| *id != 0 && *id != entry.id())
     }
 
     /// Lets go of what is gone in the user's process (R3).
     pub(crate) fn forget_gone(&mut self, area: &Area) {
         for ((id, value), entry) in self.places.iter_mut().zip(area.contexts()) {
-            if *id != 0 && *id != entry.id.load(Relaxed) {
+            if *id != 0 && *id != entry.id() {
                 *id = 0;
                 *value = None;
             }
@@ -122,13 +112,10 @@ impl ContextCache {
         self.forget_gone(area);
         let place = (raw as usize).checked_sub(1).filter(|place| *place < CONTEXTS_MAX);
         let place = place.ok_or("the task names no context")?;
-        let entry = &area.contexts()[place];
-        // SYNC(context): pairs with the Release in `Context::create`.
-        let id = entry.id.load(Acquire);
+        let Entered { id, offset, bytes } = area.contexts()[place].look();
         let (cached, value) = &mut self.places[place];
         if *cached != id || value.is_none() {
-            let bytes = entry.bytes.load(Relaxed);
-            let stream = read_stream::<C>(area, entry.offset.load(Relaxed), bytes);
+            let stream = read_stream::<C>(area, offset, bytes);
             let decoded = stream.ok_or("it is not inside the arena")?.value(0)?;
             *value = Some(Box::new(decoded));
             *cached = id;
@@ -142,7 +129,8 @@ impl ContextCache {
 pub(crate) fn decode<C: DeserializeOwned + 'static>(area: &Area, raw: u32) -> Result<C, String> {
     let place = (raw as usize).checked_sub(1).and_then(|place| area.contexts().get(place));
     let place = place.ok_or("it is named by nothing")?;
-    let stream = read_stream::<C>(area, place.offset.load(Relaxed), place.bytes.load(Relaxed));
+    let Entered { offset, bytes, .. } = place.look();
+    let stream = read_stream::<C>(area, offset, bytes);
     stream.ok_or("it is not inside the arena")?.value(0)
 }
 

@@ -7,11 +7,9 @@
 //! worker nothing, and is ended at most one look late.
 //!
 //! At its timeout the call is asked to stop, by a word that [`worker::cancelled`](crate::worker::cancelled)
-//! compares with what runs. At the end of its grace its worker is killed:
+//! compares with what runs. At the end of its grace its worker is killed (`verdict.rs`):
 //! 1. CONDEMNED is set in the slot. A worker looks at that word between two steps and goes no further.
-//! 2. A barrier in every worker (`sys/membarrier.rs`). The worker stores its progress, then loads the flags;
-//!    this thread stores the flag, then loads the progress. With the barrier between, one of them sees
-//!    the other's store, and the worker's hot path needs none of its own.
+//! 2. A barrier in every worker (`sys/membarrier.rs`): either sees what the other has stored.
 //! 3. If the progress is still the same, the worker cannot begin anything else: it is killed. If it is not,
 //!    the call has ended in time: the flag is taken back.
 //! 4. The outcome of a submitted task is given to its handle at once (CONDEMNED in `state.rs`): on a machine
@@ -23,13 +21,14 @@
 //! what the supervisor decided. The user's process: then the guardian ends everything.
 //!
 //! # Tests
-//! `tests/deadlines.rs`.
+//! `tests/deadlines.rs`; `verdict_models.rs` (loom).
 
 use super::events::event;
 use super::inner::{Inner, Place, lock};
 use super::options::{Limit, TaskOptions};
 use super::results::Harvested;
 use super::state::Phase;
+use super::verdict::{condemn, running};
 use super::watch::Watch;
 use crate::error::TaskError;
 use crate::prim::{Acquire, AtomicU32, Mutex, Relaxed, Release, SeqCst, fence};
@@ -68,11 +67,8 @@ impl Running {
         let ledger = &inner.area.arena.participant(worker).ledger;
         let index = ledger.slot.load(Acquire).checked_sub(1)? as u32;
         let slot = inner.area.slots.get(index as usize)?;
-        let state = slot.state.load();
-        let claimed = state.phase == Phase::Claimed && u64::from(state.owner) == worker.to_raw();
-        // SYNC(batch-begun): pairs with the Release fence in the worker's `begin`.
-        let progress = slot.progress.load(Acquire);
-        claimed.then_some(Self { index, generation: state.generation, progress })
+        let (generation, progress) = running(&slot.state, &slot.progress, worker.to_raw())?;
+        Some(Self { index, generation, progress })
     }
 
     pub(super) fn call(&self) -> u32 {
@@ -309,11 +305,8 @@ impl Watch {
 
     /// Kills a worker for a call, if it still runs that; whether it was killed.
     fn condemn(&mut self, at: usize, inner: &Inner, running: Running, error: TaskError) -> bool {
-        let slot = inner.slot(running.index);
-        slot.condemn();
-        sys::membarrier::everywhere();
-        if Running::of(inner, self.workers[at].id) != Some(running) {
-            slot.pardon();
+        let (slot, id) = (inner.slot(running.index), self.workers[at].id);
+        if !condemn(slot.flags(), || Running::of(inner, id) == Some(running)) {
             return false;
         }
         let times = inner.times_begun(running.index, running.call());

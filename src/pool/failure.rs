@@ -11,7 +11,7 @@
 
 use super::slot::Slot;
 use crate::error::{Step, TaskError};
-use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
+use crate::prim::{AtomicU64, Relaxed};
 use crate::shm::{Arena, Offset, ParticipantId};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -107,21 +107,21 @@ fn write(
     let encoded = postcard::to_stdvec(record).ok()?;
     let block = arena.allocate(HEADER_BYTES + encoded.len() as u64, me).ok()?;
     let words: &[AtomicU64] = arena.slice_at(Offset::new(block.offset), 3)?;
-    words[0].store(slot.failures.load(Relaxed), Relaxed);
+    words[0].store(slot.failures.peek(), Relaxed);
     words[1].store(u64::from(call), Relaxed);
     words[2].store(encoded.len() as u64, Relaxed);
     let to = arena.bytes_at(block.offset + HEADER_BYTES, encoded.len() as u64)?;
     // SAFETY: the block is new and ours, and has room.
     unsafe { std::ptr::copy_nonoverlapping(encoded.as_ptr(), to.as_ptr(), encoded.len()) };
     // SYNC(failure): pairs with the Acquire in `blocks`; carries the record.
-    slot.failures.store(block.offset, Release);
+    slot.failures.publish(block.offset);
     Some(())
 }
 
 /// The blocks of a slot's records, newest first.
 fn blocks(arena: &Arena, slot: &Slot) -> Vec<u64> {
     // SYNC(failure): pairs with the Release in `write`.
-    let mut offset = slot.failures.load(Acquire);
+    let mut offset = slot.failures.get().unwrap_or(0);
     let mut blocks = Vec::new();
     // No call has more than one record; the bound ends a chain that a dying process spoiled.
     while offset != 0 && blocks.len() <= slot.calls() as usize {
@@ -165,5 +165,5 @@ pub(crate) fn free(arena: &Arena, slot: &Slot) {
     for block in blocks(arena, slot) {
         arena.free(block);
     }
-    slot.failures.store(0, Relaxed);
+    slot.failures.set(0);
 }

@@ -83,7 +83,7 @@ impl Drop for FreeSlot<'_> {
         let slot = self.inner.slot(self.place.index);
         if let Some(block) = slot.output_block() {
             self.inner.area.arena.free(block);
-            slot.output.store(0, Relaxed);
+            slot.output.set(0);
         }
         if self.for_submit {
             lock(&self.inner.slots).tally.submitted -= 1;

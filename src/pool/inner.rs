@@ -297,7 +297,7 @@ impl Inner {
         meanwhile: impl FnOnce(&Area),
     ) {
         let slot = self.slot(place.index);
-        let done = (slot.progress.load(Relaxed) >> 1) as u32;
+        let done = slot.progress.done() as u32;
         for call in done..self.calls_of(place.index) {
             self.note_lost(place.index, call, error.clone());
         }

@@ -136,8 +136,7 @@ pub fn cancelled() -> bool {
     let asked = me.stop_asked.load(Acquire);
     let generation = slot.state.load().generation;
     slot.is_cancelled()
-        || (asked != 0
-            && asked == Running::stamp(index as u32, generation, slot.progress.load(Relaxed)))
+        || (asked != 0 && asked == Running::stamp(index as u32, generation, slot.progress.peek()))
 }
 
 /// The number of this worker in its pool, from 0; `None` outside of workers. A worker that replaces another

@@ -13,7 +13,8 @@
 //! startup.rs          the initialiser and its state      (workers)
 //! inside.rs           what a task can ask               (workers)
 //! recycle.rs          when a worker leaves              (workers)
-//! area.rs, slot.rs, state.rs, sleep.rs, seat.rs, failure.rs, context.rs   what they share
+//! area.rs, slot.rs, state.rs, verdict.rs, priority.rs, sleep.rs, seat.rs, failure.rs, context.rs,
+//! context_place.rs    what they share
 //! ```
 
 #[cfg(not(loom))]
@@ -32,6 +33,9 @@ mod completion;
 mod confine;
 #[cfg(not(loom))]
 mod context;
+mod context_place;
+#[cfg(all(test, loom))]
+mod context_place_models;
 #[cfg(not(loom))]
 mod deadlines;
 #[cfg(not(loom))]
@@ -56,6 +60,9 @@ mod map;
 mod options;
 #[cfg(not(loom))]
 mod pools;
+mod priority;
+#[cfg(all(test, loom))]
+mod priority_models;
 #[cfg(not(loom))]
 mod process;
 #[cfg(all(not(loom), feature = "progress"))]
@@ -113,6 +120,9 @@ mod task;
 mod terms;
 #[cfg(not(loom))]
 mod trampolines;
+mod verdict;
+#[cfg(all(test, loom))]
+mod verdict_models;
 #[cfg(not(loom))]
 mod watch;
 #[cfg(not(loom))]

@@ -15,8 +15,9 @@
 //! # If a process dies
 //! With a claim: settlement releases it, and whoever waits finds the cell.
 
-use super::area::{Area, CellPlace, RINGS};
+use super::area::{Area, CellPlace};
 use super::inner::{Inner, Place, lock};
+use super::priority::RINGS;
 use super::state::Phase;
 use super::watch::Watch;
 use crate::prim::Relaxed;

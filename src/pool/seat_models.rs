@@ -1,4 +1,4 @@
-//! Loom models of a seat: its turns, and the mail that is left there.
+//! Loom models of a seat: its turns, and the mail that is left there, SYNC(mail).
 
 use super::seat::{Seat, next};
 use crate::prim::{AtomicU32, Relaxed};

@@ -31,7 +31,7 @@ use super::state::Phase;
 use super::task::{give_up_input, hand_over_carried};
 use super::worker::{LEAVING, RETIRING};
 use crate::error::{TaskError, WorkerExit};
-use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
+use crate::prim::{AtomicU64, Relaxed};
 use crate::shm::{Arena, Offset, ParticipantId};
 use crate::sync;
 use crate::sys;
@@ -136,7 +136,7 @@ fn settle_slot(inner: &Inner, dead: Dead<'_>, index: u32) -> Option<Pausing> {
         inner.bury_condemned(index);
         return None;
     }
-    slot.pardon();
+    slot.flags().pardon();
     let Next { call, pause } = settle_calls(inner, dead, index, slot);
     if call == inner.calls_of(index) {
         give_up_input(arena, slot);
@@ -177,8 +177,7 @@ fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next 
         // It may have ended since; that was too late.
         return lose(inner, index, running.call(), error.clone());
     }
-    // SYNC(call-done): pairs with the Release in `Batch::done`.
-    let progress = slot.progress.load(Acquire);
+    let progress = slot.progress.now();
     let (done, calls) = ((progress >> 1) as u32, inner.calls_of(index));
     let was_running = progress & 1 == 1 && done < calls;
     let given_up = !was_running && done < calls && slot.attempts.load(Relaxed) > ATTEMPTS_MAX;
@@ -195,7 +194,7 @@ fn settle_calls(inner: &Inner, dead: Dead<'_>, index: u32, slot: &Slot) -> Next 
     }
     let times = inner.count_try(index, done);
     if let Some(pause) = inner.options_of(index).retry_policy().pause(times) {
-        slot.progress.store(u64::from(done) * 2, Release);
+        slot.progress.settle(done);
         inner.counters.retries.fetch_add(1, Relaxed);
         let (function, pause_ms) = (inner.function_of(index), pause.as_millis() as u64);
         event!(INFO, "task retried", function = function, begun = times, pause_ms = pause_ms);
@@ -217,7 +216,7 @@ fn skip(inner: &Inner, index: u32, call: u32) -> Next {
     if slot.output_has_table() {
         skip_result(inner.area.arena, slot, call, inner.calls_of(index));
     }
-    slot.progress.store((u64::from(call) + 1) * 2, Release);
+    slot.progress.settle(call + 1);
     Next::at(call + 1)
 }
 

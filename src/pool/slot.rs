@@ -28,9 +28,11 @@
 #![allow(unsafe_code)] // Defines memory that several processes use by these rules.
 
 use super::state::StateWord;
+use super::verdict::{Flags, Steps, is_cancelled};
 use crate::limits::BATCH_CALLS_MAX;
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, SeqCst, prefetch_to_write};
+use crate::prim::{AtomicU32, AtomicU64, Relaxed, prefetch_to_write};
 use crate::shm::offset::Shared;
+use crate::shm::published::Published;
 use std::cell::UnsafeCell;
 
 /// Bytes of argument that need no block.
@@ -44,12 +46,7 @@ const INPUT_IN_BLOCK: u32 = 1;
 const OF_MAP: u32 = 2;
 /// Flag: the output block starts with a table of ends.
 const OUTPUT_HAS_TABLE: u32 = 4;
-/// Flag: nobody wants the results; calls that have not started need not run. This word is the one of the
-/// input side that the user's process may change while a worker reads it.
-const CANCELLED: u32 = 8;
-/// Flag: the supervisor is about to kill the worker for the call that runs. No other call may start, nor the
-/// batch be finished, while it is set (`deadlines.rs`).
-const CONDEMNED: u32 = 16;
+// 8 and 16 are in `verdict.rs`.
 /// Flag: the user's process keeps options for this batch (`Inner::options`).
 const HAS_OPTIONS: u32 = 32;
 /// Flag: the batch is one seat's, and waits there (`seat.rs`).
@@ -69,15 +66,15 @@ pub(crate) struct Slot {
     pub(crate) table_calls: AtomicU32,
     calls: AtomicU32,
     /// Waiting place to notify in the high half, flags in the low half.
-    job_and_flags: AtomicU32,
+    job_and_flags: Flags,
     pub(crate) input_bytes: AtomicU64,
     /// Monotonic time at which it was queued; 0 if that is not measured.
     pub(crate) queued_ns: AtomicU64,
     inline_input: Inline<INLINE_INPUT_BYTES>,
-    pub(crate) progress: AtomicU64,
+    pub(crate) progress: Steps,
     pub(crate) output_bytes: AtomicU64,
-    pub(crate) output: AtomicU64,
-    pub(crate) failures: AtomicU64,
+    pub(crate) output: Published,
+    pub(crate) failures: Published,
     pub(crate) busy_ns: AtomicU64,
     /// How long the batch was queued; 0 if that is not measured, or it has not begun.
     pub(crate) waited_ns: AtomicU64,
@@ -136,15 +133,15 @@ impl Slot {
     /// Whether a call has failed in its worker.
     #[inline]
     pub(crate) fn has_failures(&self) -> bool {
-        self.failures.load(Relaxed) != 0 || self.unrecorded.load(Relaxed) != 0
+        self.failures.peek() != 0 || self.unrecorded.load(Relaxed) != 0
     }
 
     /// Prepares the output side for a new batch.
     pub(crate) fn clear_output(&self) {
-        self.progress.store(0, Relaxed);
+        self.progress.reset();
         self.output_bytes.store(0, Relaxed);
-        self.output.store(0, Relaxed);
-        self.failures.store(0, Relaxed);
+        self.output.set(0);
+        self.failures.set(0);
         self.busy_ns.store(0, Relaxed);
         self.attempts.store(0, Relaxed);
         self.unrecorded.store(0, Relaxed);
@@ -175,29 +172,29 @@ impl Slot {
             // SAFETY: R1: the slot is free and ours; the inline bytes are 8-aligned.
             unsafe { self.inline_input().cast::<u64>().write(offset) };
         }
-        self.job_and_flags.store(flags, Relaxed);
+        self.job_and_flags.set(flags);
         self.input_bytes.store(bytes, Relaxed);
     }
 
     /// The block of the input, if it is in one. By whoever may read the slot.
     pub(crate) fn input_block(&self) -> Option<u64> {
-        let in_block = self.job_and_flags.load(Relaxed) & INPUT_IN_BLOCK != 0;
+        let in_block = self.job_and_flags.has(INPUT_IN_BLOCK);
         // SAFETY: R1: nobody writes the input side outside FREE; the bytes are 8-aligned.
         in_block.then(|| unsafe { self.inline_input().cast::<u64>().read() })
     }
 
     pub(crate) fn job(&self) -> usize {
-        (self.job_and_flags.load(Relaxed) >> 16) as usize
+        (self.job_and_flags.get() >> 16) as usize
     }
 
     #[inline]
     pub(crate) fn job_and_whether_cancelled(&self) -> (usize, bool) {
-        let word = self.job_and_flags.load(Relaxed);
-        ((word >> 16) as usize, word & CANCELLED != 0)
+        let word = self.job_and_flags.get();
+        ((word >> 16) as usize, is_cancelled(word))
     }
 
     fn has(&self, flag: u32) -> bool {
-        self.job_and_flags.load(Relaxed) & flag != 0
+        self.job_and_flags.has(flag)
     }
 
     #[inline]
@@ -217,37 +214,23 @@ impl Slot {
     /// Which ring it waits in.
     #[inline]
     pub(crate) fn priority(&self) -> usize {
-        (self.job_and_flags.load(Relaxed) >> PRIORITY_SHIFT & 3) as usize
+        (self.job_and_flags.get() >> PRIORITY_SHIFT & 3) as usize
     }
 
-    /// Has the worker stop before its next step, until it is [pardoned](Self::pardon) or dead.
-    pub(crate) fn condemn(&self) {
-        self.job_and_flags.fetch_or(CONDEMNED, SeqCst);
-    }
-
-    pub(crate) fn pardon(&self) {
-        self.job_and_flags.fetch_and(!CONDEMNED, SeqCst);
-    }
-
+    /// The flags, also those that change while the batch runs.
     #[inline]
-    pub(crate) fn is_condemned(&self) -> bool {
-        self.has(CONDEMNED)
-    }
-
-    /// Whether the next call is not to start as a matter of course: one of the two flags is set.
-    #[inline]
-    pub(crate) fn is_held_up(&self) -> bool {
-        self.has(CANCELLED | CONDEMNED)
+    pub(crate) fn flags(&self) -> &Flags {
+        &self.job_and_flags
     }
 
     /// Asks whoever runs the batch, or will, to leave it at the calls that have started.
     pub(crate) fn cancel(&self) {
-        self.job_and_flags.fetch_or(CANCELLED, Relaxed);
+        self.flags().cancel();
     }
 
     #[inline]
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.has(CANCELLED)
+        self.flags().is_cancelled()
     }
 
     /// How many calls the batch has. Bounded, whatever stands there: it is gone through one by one.
@@ -264,7 +247,7 @@ impl Slot {
 
     /// Whether calls have no outcome that somebody wants.
     pub(crate) fn is_unfinished(&self) -> bool {
-        let done = (self.progress.load(Relaxed) >> 1) as u32;
+        let done = self.progress.done() as u32;
         done < self.calls() && !self.is_cancelled()
     }
 
@@ -275,6 +258,6 @@ impl Slot {
     /// The block of the output, if it is in one.
     pub(crate) fn output_block(&self) -> Option<u64> {
         // SYNC(output-block): pairs with the Release in `ArenaWriter::grow`.
-        Some(self.output.load(Acquire)).filter(|offset| *offset != 0)
+        self.output.get()
     }
 }

@@ -17,7 +17,7 @@ use super::context::{self, Context};
 use super::failure::{self, FailureRecord};
 use super::trampolines::{check_captures_nothing, conjure};
 use crate::error::Error;
-use crate::prim::{Acquire, AtomicU64, Relaxed, Release};
+use crate::prim::{AtomicU64, Relaxed};
 use crate::process::identity::CodeOffset;
 use crate::shm::{Arena, Offset, ParticipantId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -271,15 +271,15 @@ pub(crate) fn leave_note(arena: &Arena, me: ParticipantId, note: &str) {
         // SAFETY: the block is new and ours, and has room.
         unsafe { std::ptr::copy_nonoverlapping(note.as_ptr(), to.as_ptr(), note.len()) };
         // SYNC(note): pairs with the Acquire in `note_of`; carries the text.
-        arena.participant(me).ledger.note.store(block.offset, Release);
+        arena.participant(me).ledger.note.publish(block.offset);
     }
 }
 
 /// The note that a dead worker has left.
 pub(crate) fn note_of(arena: &Arena, dead: ParticipantId) -> Option<String> {
     // SYNC(note): pairs with the Release in `leave_note`.
-    let block = arena.participant(dead).ledger.note.load(Acquire);
-    let length: &AtomicU64 = arena.at(Offset::new(block)).filter(|_| block != 0)?;
+    let block = arena.participant(dead).ledger.note.get()?;
+    let length: &AtomicU64 = arena.at(Offset::new(block))?;
     let length = length.load(Relaxed);
     let start = arena.bytes_at(block + 8, length)?;
     // SAFETY: inside the arena, and its writer is dead.

@@ -241,7 +241,6 @@ impl StateWord {
 
     /// Sets WATCHED (R6), unless the task of `generation` has ended.
     #[must_use]
-    #[cfg(not(loom))]
     pub(crate) fn set_watched(&self, generation: u32) -> bool {
         let mut raw = self.word.load(Acquire);
         loop {
@@ -259,7 +258,6 @@ impl StateWord {
 
     /// CLAIMED -> CONDEMNED for the task of `generation` (R7), by the supervisor, which has seen to it that
     /// the claimer does not finish it.
-    #[cfg(not(loom))]
     pub(crate) fn end_early(&self, generation: u32) -> Option<Finished> {
         let mut raw = self.word.load(Relaxed);
         loop {
@@ -277,7 +275,6 @@ impl StateWord {
     }
 
     /// CONDEMNED -> TAKEN, by the settler of the claimer.
-    #[cfg(not(loom))]
     pub(crate) fn take_condemned(&self) {
         let state = State::from_raw(self.word.load(Relaxed));
         self.word.store(State::new(state.generation, Phase::Taken).to_raw(), Relaxed);

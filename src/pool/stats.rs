@@ -284,7 +284,7 @@ fn worker_stats(inner: &Inner, entered: Entered) -> WorkerStats {
         _ if leaving => WorkerState::Leaving,
         _ if since_ns == 0 => WorkerState::Starting,
         Some((index, slot)) => {
-            calls = calls.saturating_add(slot.progress.load(Relaxed) >> 1);
+            calls = calls.saturating_add(slot.progress.done());
             WorkerState::Running { function: inner.function_of(index), elapsed }
         }
         None => WorkerState::Idle(elapsed),

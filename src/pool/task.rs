@@ -8,7 +8,7 @@
 //! R4. A worker that may run only so many more calls stops there, and one that has become too old, or has too
 //!     much memory, after the call in which it did; the rest is another's.
 //! R5. A worker that the slot says is condemned goes no further. It looks there after the progress of one
-//!     call and before the next step; the supervisor's barrier orders the two (`deadlines.rs`).
+//!     call and before the next step; the supervisor's barrier orders the two (`verdict.rs`).
 #![allow(unsafe_code)] // Makes zero-sized functions; reads and writes the claimed slot.
 
 use super::area::Area;
@@ -19,7 +19,7 @@ use super::slot::{INLINE_OUTPUT_BYTES, Slot};
 use super::startup::WorkerState;
 use crate::codec::{self, ArenaWriter, EncodeError, Shape, Stream, shape_of};
 use crate::error::{Error, Step, crossing};
-use crate::prim::{Acquire, Relaxed, Release, SeqCst, compiler_fence};
+use crate::prim::{Acquire, Relaxed, Release};
 use crate::shm::{Arena, Block, ParticipantId, fault};
 use crate::sync::crossing::{Carried, send_along};
 use serde::{Serialize, de::DeserializeOwned};
@@ -83,7 +83,7 @@ where
         let Invocation { area, slot, me, user, life, .. } = *invocation;
         let arena = area.arena;
         let calls = slot.calls() as usize;
-        let next = (slot.progress.load(Relaxed) >> 1) as usize;
+        let next = slot.progress.done() as usize;
         let offset = slot.input_block().unwrap_or_else(|| arena.offset_of(slot.inline_input()));
         let table_calls = slot.table_calls.load(Relaxed) as usize;
         // SAFETY: slot rule R1: nobody writes the input side while we hold the claim.
@@ -148,7 +148,7 @@ where
     fn run_calls(&mut self, function: &mut impl FnMut(A) -> R) {
         let is_bounded = self.life.is_bounded();
         while self.next < self.stop {
-            if self.slot.is_held_up() {
+            if self.slot.flags().is_held_up() {
                 self.await_verdict();
                 if self.slot.is_cancelled() {
                     self.stop = self.next;
@@ -156,9 +156,7 @@ where
                 }
             }
             let next = self.next;
-            self.slot.progress.store(next as u64 * 2 + 1, Relaxed);
-            // The store comes before anything that the call does, as this process's death sees it.
-            compiler_fence(SeqCst);
+            self.slot.progress.begin(next as u64);
             fault::point("worker.call-started");
             let argument = match &self.input {
                 Some(input) => input.value(next),
@@ -238,18 +236,16 @@ where
             }
             self.slot.output_bytes.store(self.mark as u64, Relaxed);
         }
+        // R5: the flags are looked at next.
+        self.slot.progress.end(self.next as u64);
         self.next += 1;
-        // SYNC(call-done): pairs with the Acquire in `settle`; carries the result.
-        self.slot.progress.store(self.next as u64 * 2, Release);
-        // Before the look at the flags that comes next: R5.
-        compiler_fence(SeqCst);
     }
 
     /// Waits until the supervisor has decided whether the call that has just ended was in time; if it was
     /// not, this process is killed here (R5).
     #[cold]
     fn await_verdict(&self) {
-        while self.slot.is_condemned() {
+        while self.slot.flags().is_condemned() {
             std::thread::sleep(VERDICT_LOOK);
         }
     }
@@ -273,6 +269,7 @@ where
 
     pub(super) fn fail_all(mut self, record: &FailureRecord) {
         while self.next < self.calls {
+            self.await_verdict();
             self.fail(record);
         }
         self.close();

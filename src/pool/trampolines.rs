@@ -8,7 +8,7 @@
 use super::failure::{self, FailureRecord};
 use super::task::{Batch, Invocation};
 use crate::error::{Error, Step};
-use crate::prim::{Relaxed, SeqCst, compiler_fence};
+use crate::prim::Relaxed;
 use crate::process::identity::CodeOffset;
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::type_name;
@@ -183,9 +183,7 @@ where
     let function: F = unsafe { conjure() };
     let slot = invocation.slot;
     // Decoding the context may kill the worker: it counts as part of the next call.
-    let progress = slot.progress.load(Relaxed);
-    slot.progress.store(progress | 1, Relaxed);
-    compiler_fence(SeqCst);
+    slot.progress.begin(slot.progress.done());
     let place = slot.context.load(Relaxed);
     let decoded = catch_unwind(AssertUnwindSafe(|| {
         invocation.contexts.get::<C>(invocation.area, place).map(std::ptr::from_ref)

@@ -30,7 +30,7 @@ use super::slot::Slot;
 use super::startup::{self, StartupSpec, WorkerState};
 use super::task::Invocation;
 use super::trampolines::{self, Request};
-use crate::prim::{Relaxed, Release, SeqCst, compiler_fence, fence, prefetch_to_write};
+use crate::prim::{Relaxed, SeqCst, compiler_fence, prefetch_to_write};
 use crate::process::bell;
 use crate::process::identity::CodeOffset;
 use crate::queue::ring::{Claim, Ring};
@@ -352,7 +352,7 @@ impl Worker<'_> {
             return;
         }
         if self.once {
-            self.failed.set(slot.failures.load(Relaxed) != 0);
+            self.failed.set(slot.failures.peek() != 0);
         }
         let finished = slot.state.finish();
         fault::point("worker.done");
@@ -381,9 +381,6 @@ impl Worker<'_> {
             slot.waited_ns.store(now_ns.saturating_sub(queued_ns).max(1), Relaxed);
         }
         self.ledger().since_ns.store(now_ns, Relaxed);
-        // SYNC(batch-begun): pairs with the Acquire load of the progress in `deadlines.rs`; who sees a call of this
-        // batch sees when it began.
-        fence(Release);
         now_ns
     }
 

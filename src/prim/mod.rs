@@ -69,3 +69,16 @@ pub(crate) fn fence_after_rmw() {
     #[cfg(not(all(target_arch = "x86_64", not(loom))))]
     fence(SeqCst);
 }
+
+/// Orders the store that the caller has just made before its later loads, as one sees it who has
+/// called `sys::membarrier::everywhere` meanwhile: the cheap half of a store-load pair, for the hot path.
+///
+/// It keeps the compiler from moving the two; the processor is told by the other side. In loom's model it is a
+/// fence (`pool/verdict_models.rs` says why that is right).
+#[inline]
+pub(crate) fn light_fence() {
+    #[cfg(not(loom))]
+    compiler_fence(SeqCst);
+    #[cfg(loom)]
+    fence(SeqCst);
+}

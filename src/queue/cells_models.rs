@@ -1,7 +1,8 @@
-//! Loom models of the ring whose cells carry values, one race each.
+//! Loom models of the ring whose cells carry values, one race each: SYNC(cell-full), SYNC(cell-emptied), SYNC(closed).
 
 use super::cells::Cells;
-use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, fence_after_rmw};
+use super::closed::Closed;
+use crate::prim::{AtomicU64, Relaxed, fence_after_rmw};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -147,13 +148,13 @@ fn a_value_that_is_given_back_is_found_again() {
 fn a_value_that_was_put_into_a_closed_queue_is_not_overlooked() {
     loom::model(|| {
         let memory = Memory::new(1);
-        let closed = Arc::new(AtomicU32::new(0));
+        let closed = Arc::new(Closed::new());
         let producer = {
             let (memory, closed) = (memory.clone(), closed.clone());
             thread::spawn(move || {
                 let claim = memory.cells().claim_empty(1).unwrap();
                 fence_after_rmw();
-                if closed.load(Acquire) != 0 {
+                if closed.is_closed() {
                     memory.cells().empty(claim);
                     return false;
                 }
@@ -164,8 +165,7 @@ fn a_value_that_was_put_into_a_closed_queue_is_not_overlooked() {
         let closer = {
             let (memory, closed) = (memory.clone(), closed.clone());
             thread::spawn(move || {
-                closed.swap(1, AcqRel);
-                fence_after_rmw();
+                closed.close();
                 // Whether a consumer would leave for good.
                 memory.cells().counts() == (0, 0)
             })

@@ -8,8 +8,8 @@
 //! | next entry, or 0 | QUEUED 1, or TAKEN 2 and the participant from bit 8 |
 //! ```
 //! Beside it: where the chain begins and ends, where the first QUEUED entry may be, how many there are
-//! of each (caches, but for the beginning); `orphans`, a bit for each participant that died while it may
-//! have had something; `closed`; three rooms.
+//! of each (caches, but for the beginning); `orphans.rs`, the participants that died while they may
+//! have had something; whether it is closed; three rooms.
 //!
 //! # States of an entry
 //! QUEUED -> TAKEN (`get`) -> cut off (`task_done`). Of a consumer that died: TAKEN -> QUEUED, or cut off.
@@ -19,19 +19,20 @@
 //!     entry, or into its state.
 //! R2. What links, counts and hints say may have been written by anybody: a walk ends where the chain closes to a
 //!     circle or leads to no entry, and counts saturate.
-//! R3. Settlement sets the dead one's bit in `orphans`, before its id can be another's. Whoever locks the
+//! R3. Settlement notes the dead one in `orphans`, before its id can be another's. Whoever locks the
 //!     stripe next deals with its entries before it does anything else.
 //!
 //! # If a process dies
 //! With something taken: R3, and whoever waits looks again. While it changes the chain: `stripe.rs`.
 
 use super::buffer::settle_room;
+use super::closed::Closed;
+use super::orphans::Orphans;
 use super::transfer::damaged;
 use crate::collections::entry::{CarriedBy, Entry, NewEntry};
 use crate::collections::stripe::{Changing, Stripe};
 use crate::error::Error;
-use crate::limits::PARTICIPANTS_MAX;
-use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::prim::{AtomicU32, AtomicU64, Relaxed, Release};
 use crate::shm::circle::Circle;
 use crate::shm::keeper::Part;
 use crate::shm::offset::Shared;
@@ -41,7 +42,6 @@ use std::collections::HashSet;
 
 pub(super) const QUEUED: u64 = 1;
 const TAKEN: u64 = 2;
-const BITS: usize = 64;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -56,10 +56,8 @@ pub(super) struct ChainState {
     pub(super) unfinished: AtomicU64,
     pub(super) capacity: AtomicU64,
     pub(super) redelivers: AtomicU32,
-    pub(super) closed: AtomicU32,
-    /// Not 0 if a bit is set below.
-    has_orphans: AtomicU32,
-    orphans: [AtomicU64; PARTICIPANTS_MAX / BITS],
+    pub(super) closed: Closed,
+    orphans: Orphans,
     pub(super) getters: Room,
     pub(super) putters: Room,
     pub(super) joiners: Room,
@@ -99,8 +97,7 @@ impl<'a> Node<'a> {
 impl ChainState {
     pub(super) fn change<'a>(&'a self, arena: &'a Arena) -> Changing<'a> {
         let changing = self.stripe.change(arena, |changing| self.repair(changing));
-        // SYNC(joinable-orphans): pairs with the swap in `note_death`.
-        if self.has_orphans.load(Acquire) != 0 {
+        if self.orphans.may_be() {
             self.reclaim(&changing);
         }
         changing
@@ -142,8 +139,8 @@ impl ChainState {
     ) -> Result<bool, Error> {
         let changing = self.change(arena);
         // Closed under the lock, too: nothing is put after it.
-        let full = self.queued.load(Relaxed) >= self.capacity.load(Relaxed)
-            || self.closed.load(Relaxed) != 0;
+        let full =
+            self.queued.load(Relaxed) >= self.capacity.load(Relaxed) || self.closed.is_closed();
         let Some(entry) = new.take_if(|_| !full) else { return Ok(false) };
         let place = changing.place(&entry)?;
         let last = Node::at(arena, self.last.load(Relaxed));
@@ -238,12 +235,8 @@ impl ChainState {
     #[cold]
     fn reclaim(&self, changing: &Changing<'_>) {
         let arena = changing.arena;
-        let dead: Vec<u64> = self.orphans.iter().map(|bits| bits.load(Relaxed)).collect();
-        let is_dead = |state: u64| {
-            let id = (state >> 8) as usize;
-            state & 0xff == TAKEN
-                && dead.get(id / BITS).is_some_and(|bits| bits >> (id % BITS) & 1 != 0)
-        };
+        let dead = self.orphans.see();
+        let is_dead = |state: u64| state & 0xff == TAKEN && dead.has(state >> 8);
         let redelivers = self.redelivers.load(Relaxed) != 0;
         let mut dropped = Vec::new();
         self.walk(arena, 0, |node, link| {
@@ -260,15 +253,7 @@ impl ChainState {
         self.from.store(0, Relaxed);
         self.count(arena);
         fault::point("joinable.reclaimed");
-        // The bits before the flag: whoever dies in between leaves it for the next one to look at them.
-        for (bits, seen) in self.orphans.iter().zip(dead) {
-            bits.fetch_and(!seen, AcqRel);
-        }
-        // SYNC(joinable-orphans): pairs with the swap in `note_death`; a bit that came meanwhile is seen.
-        self.has_orphans.swap(0, AcqRel);
-        if self.orphans.iter().any(|bits| bits.load(Acquire) != 0) {
-            self.has_orphans.store(1, Relaxed);
-        }
+        self.orphans.forget(&dead);
         // Gives up handles, which locks the objects: in order (R5 of `stripe.rs`).
         drop(dropped);
     }
@@ -302,8 +287,7 @@ impl ChainState {
             true
         });
         self.from.store(0, Relaxed);
-        // A cache, and whoever died may have been about to make it right.
-        self.has_orphans.store(1, Relaxed);
+        self.orphans.suspect();
         self.find_last(arena);
         self.count(arena);
         changing.rebuild_heap(&self.slots_in_use(arena));
@@ -344,10 +328,7 @@ impl ChainState {
 
     /// Notes that a participant has died (R3), and takes its threads out of the rooms.
     fn note_death(&self, arena: &Arena, object: u32, dead: ParticipantId) {
-        let id = dead.to_raw() as usize;
-        self.orphans[id / BITS].fetch_or(1 << (id % BITS), AcqRel);
-        // SYNC(joinable-orphans): pairs with the Acquire in `change` and the swap in `reclaim`; carries the bit.
-        self.has_orphans.swap(1, AcqRel);
+        self.orphans.note(dead.to_raw());
         for room in [&self.getters, &self.putters, &self.joiners] {
             settle_room(arena, room, object, dead);
         }
@@ -392,14 +373,15 @@ mod tests {
         });
         let Ok(handle) = handle else { panic!("no arena") };
         let (state, arena) = (handle.state(), handle.caller().arena());
-        state.orphans[0].store(1 << 7, Relaxed);
+        let (bits, any) = state.orphans.raw();
+        bits[0].store(1 << 7, Relaxed);
         state.repair(&state.change(arena));
         drop(state.change(arena));
-        assert_eq!((state.orphans[0].load(Relaxed), state.has_orphans.load(Relaxed)), (0, 0));
+        assert_eq!((bits[0].load(Relaxed), any.load(Relaxed)), (0, 0));
         // And one that is noted meanwhile.
         state.note_death(arena, handle.caller().id().index(), ParticipantId::from_raw(70));
-        assert_eq!((state.orphans[1].load(Relaxed), state.has_orphans.load(Relaxed)), (1 << 6, 1));
+        assert_eq!((bits[1].load(Relaxed), any.load(Relaxed)), (1 << 6, 1));
         drop(state.change(arena));
-        assert_eq!((state.orphans[1].load(Relaxed), state.has_orphans.load(Relaxed)), (0, 0));
+        assert_eq!((bits[1].load(Relaxed), any.load(Relaxed)), (0, 0));
     }
 }

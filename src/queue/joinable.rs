@@ -8,7 +8,7 @@ use crate::collections::Kept;
 use crate::collections::entry::NewEntry;
 use crate::collections::scratch::with_scratch;
 use crate::error::Error;
-use crate::prim::{AcqRel, Acquire, Relaxed};
+use crate::prim::Relaxed;
 use crate::shm::Arena;
 use crate::sync::crossing::crossing;
 use crate::sync::handle::{Handle, Parts, own_participant};
@@ -323,8 +323,7 @@ impl<T: Kept> JoinableQueue<T> {
         let (state, caller) = (self.handle.state(), self.handle.caller());
         // Under the lock, so that nothing is put after it.
         let changing = state.change(self.arena());
-        // SYNC(joinable-closed): pairs with the Acquire in `is_closed`.
-        state.closed.swap(1, AcqRel);
+        state.closed.close();
         drop(changing);
         for room in [&state.getters, &state.putters] {
             room.notify(caller, u32::MAX);
@@ -334,8 +333,7 @@ impl<T: Kept> JoinableQueue<T> {
     /// Returns whether the queue is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        // SYNC(joinable-closed): pairs with the swap in `close`.
-        self.handle.state().closed.load(Acquire) != 0
+        self.handle.state().closed.is_closed()
     }
 
     /// How many threads wait at this moment: for a value, for room, for all to be done.

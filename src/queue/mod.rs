@@ -13,7 +13,9 @@
 //! ring.rs                  the ring of the pools' tasks
 //! cells.rs, buffer.rs, transfer.rs   a ring that carries values, and putting and getting them
 //! queue.rs, pipe.rs        made of that
+//! closed.rs                that a queue is closed
 //! chain.rs, joinable.rs    a chain of values under a lock
+//! orphans.rs               whose consumers have died
 //! keep.rs                  what settlement has to know of all collections and queues
 //! ```
 
@@ -26,6 +28,9 @@ mod cells_fuzz;
 mod cells_models;
 #[cfg(not(loom))]
 mod chain;
+mod closed;
+#[cfg(all(test, loom))]
+mod closed_models;
 #[cfg(not(loom))]
 mod errors;
 #[cfg(all(test, any(debug_assertions, feature = "fault"), not(any(loom, shuttle))))]
@@ -34,6 +39,9 @@ mod handle_fuzz;
 mod joinable;
 #[cfg(not(loom))]
 pub(crate) mod keep;
+mod orphans;
+#[cfg(all(test, loom))]
+mod orphans_models;
 #[cfg(not(loom))]
 mod pipe;
 #[cfg(not(loom))]

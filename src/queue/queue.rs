@@ -1,19 +1,19 @@
 //! A queue that processes share.
 //!
 //! # Shared state
-//! A buffer (`buffer.rs`), and `closed`.
+//! A buffer (`buffer.rs`), and whether it is closed (`closed.rs`).
 //!
 //! # Rules
-//! R1. `closed` goes from 0 to 1 and stays.
+//! R1. Once closed, it stays so.
 //! R2. A producer claims a cell, and then looks whether the queue is closed: if so, it gives up. Whoever
 //!     gets nothing from a closed queue looks for claimed cells, and waits for them to be settled.
 
 use super::buffer::{Buffer, BufferState, Place, size_of_cells};
+use super::closed::Closed;
 use super::errors::{GetError, PutError};
 use super::transfer::{Ended, Transfer, damaged};
 use crate::collections::Kept;
 use crate::error::Error;
-use crate::prim::{AcqRel, Acquire, AtomicU32};
 use crate::shm::Arena;
 use crate::shm::keeper::Part;
 use crate::shm::offset::Shared;
@@ -29,7 +29,7 @@ use std::time::Duration;
 #[repr(C)]
 pub(super) struct QueueState {
     pub(super) buffer: BufferState,
-    closed: AtomicU32,
+    closed: Closed,
 }
 
 #[allow(unsafe_code)] // The marker asserts what the line above it says.
@@ -140,8 +140,7 @@ impl<T: Kept> Queue<T> {
 
     #[inline]
     fn ended(&self) -> Option<Ended> {
-        // SYNC(closed): pairs with the swap in `close`.
-        if self.handle.state().closed.load(Acquire) != 0 {
+        if self.handle.state().closed.is_closed() {
             return Some(Ended::Closed);
         }
         self.handle.caller().arena().is_orphaned().then_some(Ended::OwnerDied)
@@ -280,9 +279,8 @@ impl<T: Kept> Queue<T> {
     /// those that are there, and then [`GetError::Closed`].
     pub fn close(&self) {
         let (state, caller) = (self.handle.state(), self.handle.caller());
-        // SYNC(closed): R2, and pairs with the Acquire in `ended`.
-        state.closed.swap(1, AcqRel);
-        crate::prim::fence_after_rmw();
+        // R2.
+        state.closed.close();
         state.buffer.getters.0.notify(caller, u32::MAX);
         state.buffer.putters.0.notify(caller, u32::MAX);
     }
@@ -290,8 +288,7 @@ impl<T: Kept> Queue<T> {
     /// Returns whether the queue is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        // SYNC(closed): as in `ended`.
-        self.handle.state().closed.load(Acquire) != 0
+        self.handle.state().closed.is_closed()
     }
 
     /// Gets values until the queue is closed and drained. One that cannot be decoded is left out.

@@ -1,4 +1,4 @@
-//! Loom models of the ring, one race each. Run: `RUSTFLAGS="--cfg loom" cargo test --release --lib models`.
+//! Loom models of the ring, one race each: SYNC(cell-ready), SYNC(cell-empty). Run: `RUSTFLAGS="--cfg loom" cargo test --release --lib models`.
 
 use super::ring::Ring;
 use crate::prim::{AtomicU64, Relaxed};

@@ -8,11 +8,12 @@ use super::allocator::{self, AllocatorState};
 use super::objects::ObjectsState;
 use super::offset::Shared;
 use super::participants::{ParticipantId, Reserved, TABLE_BYTES};
+use super::published::Published;
 use super::segment::Segment;
 use super::shape::ObjectId;
 use crate::error::Error;
 use crate::limits::{ARENA_BYTES_MAX, ARENA_BYTES_MIN};
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::prim::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys;
 use std::ptr::NonNull;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -54,7 +55,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"procpool");
 #[repr(C)]
 pub(super) struct Header {
     /// Stored last: who sees it sees an arena that is whole.
-    magic: AtomicU64,
+    magic: Published,
     /// [`LAYOUT`] of the program that made the arena. These two words stay where they are for ever.
     layout: AtomicU64,
     /// Of a named arena: its owner's participant id, pid and start time.
@@ -127,7 +128,7 @@ impl Arena {
             )));
         }
         let arena = Self::over(Segment::private(bytes.next_multiple_of(4096))?);
-        arena.header().magic.store(MAGIC, Release);
+        arena.publish();
         Ok(arena)
     }
 
@@ -199,12 +200,12 @@ impl Arena {
     /// Lets others attach.
     pub(crate) fn publish(&self) {
         // SYNC(arena-magic): pairs with the Acquire in `is_published`; carries the whole arena.
-        self.header().magic.store(MAGIC, Release);
+        self.header().magic.publish(MAGIC);
     }
 
     fn is_published(&self) -> bool {
         // SYNC(arena-magic): pairs with the Release in `publish`.
-        self.header().magic.load(Acquire) == MAGIC
+        self.header().magic.get() == Some(MAGIC)
     }
 
     /// What a segment that is not this process's arena says of itself: `None` if it is none (yet).

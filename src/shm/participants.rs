@@ -1,17 +1,7 @@
 //! The table of processes attached to the arena, and each one's ledger.
 //!
 //! # Shared state
-//! One entry per process, 128 bytes, zero at first. Its word:
-//!
-//! ```text
-//! | pid 32 | parent participant 16 | generation 8 | state 8 |     FREE 0, RESERVED 1, ALIVE 2
-//! ```
-//! The generation counts reservations: a worker that was given up before it attached, and starts
-//! late, does not take its successor's entry.
-//!
-//! # States
-//! FREE -> RESERVED (the parent, before it has the worker forked) -> ALIVE (the worker itself, with
-//! its pid) -> FREE (settlement, last of all).
+//! One entry per process, 128 bytes, zero at first. Whose it is, and its states: `membership.rs`.
 //!
 //! # Rules
 //! R1. Only the process itself writes its ledger while it lives; only its settler afterwards.
@@ -27,10 +17,12 @@
 //! ended first, then their blocks and entries are freed.
 
 use super::arena::{Arena, own_id};
+use super::membership::{Member, Membership};
 use super::offset::{Offset, Shared};
+use super::published::Published;
 use crate::error::Error;
 use crate::limits::PARTICIPANTS_MAX;
-use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::prim::{AcqRel, AtomicU32, AtomicU64, Relaxed};
 use crate::sys;
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +61,7 @@ pub(crate) struct Ledger {
     /// 1 while it gives the rest of a batch back.
     pub(crate) returning: AtomicU32,
     /// Block that says why it did not start, or 0.
-    pub(crate) note: AtomicU64,
+    pub(crate) note: Published,
     /// Monotonic time at which its turn came; 0 if it has not.
     pub(crate) begun_ns: AtomicU64,
     /// Monotonic time since when it runs what it runs, or is idle; 0 if it has not begun.
@@ -91,9 +83,7 @@ pub(crate) struct Reserved {
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Participant {
-    word: AtomicU64,
-    /// Start time in clock ticks: with the pid, an identity that is never reused. 0: not known.
-    start_time_ticks: AtomicU64,
+    membership: Membership,
     pub(crate) ledger: Ledger,
     /// The call that is asked to end by itself, as its supervisor says it; 0 for none. Not in the ledger,
     /// because it is another's to write.
@@ -106,34 +96,9 @@ unsafe impl Shared for Participant {}
 
 pub(super) const TABLE_BYTES: u64 = (PARTICIPANTS_MAX * size_of::<Participant>()) as u64;
 
-const FREE: u64 = 0;
-const RESERVED: u64 = 1;
-const ALIVE: u64 = 2;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Word {
-    pid: u32,
-    parent: ParticipantId,
-    generation: u8,
-    state: u64,
-}
-
-impl Word {
-    fn from_raw(raw: u64) -> Self {
-        Self {
-            pid: (raw >> 32) as u32,
-            parent: ParticipantId::from_raw(raw >> 16 & 0xffff),
-            generation: (raw >> 8) as u8,
-            state: raw & 0xff,
-        }
-    }
-
-    fn to_raw(self) -> u64 {
-        u64::from(self.pid) << 32
-            | self.parent.to_raw() << 16
-            | u64::from(self.generation) << 8
-            | self.state
-    }
+/// Who has started a process; whatever is out of range is nobody.
+fn parent_of(member: Member) -> ParticipantId {
+    ParticipantId::from_raw(u64::from(member.parent))
 }
 
 impl Arena {
@@ -155,13 +120,7 @@ impl Arena {
             self.header().roots.fetch_add(1, AcqRel);
         }
         for (index, entry) in self.participants().iter().enumerate().skip(1) {
-            let raw = entry.word.load(Relaxed);
-            let free = Word::from_raw(raw);
-            let generation = free.generation.wrapping_add(1);
-            let reserved = Word { pid: 0, parent, generation, state: RESERVED }.to_raw();
-            if free.state == FREE
-                && entry.word.compare_exchange(raw, reserved, AcqRel, Relaxed).is_ok()
-            {
+            if let Some(generation) = entry.membership.reserve(parent.0) {
                 return Ok(Reserved { id: ParticipantId::from_raw(index as u64), generation });
             }
         }
@@ -178,77 +137,50 @@ impl Arena {
     #[must_use]
     pub(crate) fn attach(&self, reserved: Reserved) -> bool {
         let entry = self.participant(reserved.id);
-        let word = Word::from_raw(entry.word.load(Acquire));
-        if word.state != RESERVED || word.generation != reserved.generation {
-            return false;
-        }
-        let pid = sys::process::own_pid();
-        entry.start_time_ticks.store(0, Relaxed);
-        let alive = Word { pid, state: ALIVE, ..word }.to_raw();
-        // SYNC(participant-alive): pairs with the Acquire in `identity_of`; carries the zero.
-        entry.word.compare_exchange(word.to_raw(), alive, AcqRel, Relaxed).is_ok()
+        entry.membership.attach(reserved.generation, sys::process::own_pid())
     }
 
     /// Takes a reservation back; if its process has attached, `false`: it has to be ended first.
     #[must_use]
     pub(crate) fn withdraw(&self, reserved: Reserved) -> bool {
-        let entry = self.participant(reserved.id);
-        let word = Word::from_raw(entry.word.load(Acquire));
-        let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word }.to_raw();
-        let withdrawn = word.state == RESERVED
-            && entry.word.compare_exchange(word.to_raw(), free, AcqRel, Relaxed).is_ok();
-        if withdrawn && word.parent == ParticipantId::NOBODY {
+        let before = self.participant(reserved.id).membership.withdraw(reserved.generation);
+        if before.is_some_and(|member| parent_of(member) == ParticipantId::NOBODY) {
             self.header().roots.fetch_sub(1, AcqRel);
         }
-        withdrawn
+        before.is_some()
     }
 
     /// Frees an entry that a process reserved which is dead; `false` if somebody has attached to it.
     pub(crate) fn withdraw_for_dead(&self, id: ParticipantId) -> bool {
-        let generation = Word::from_raw(self.participant(id).word.load(Acquire)).generation;
+        let generation = self.participant(id).membership.look().generation;
         self.withdraw(Reserved { id, generation })
     }
 
     /// Makes a process one that nobody watches: its parent does not care for it any more.
     pub(crate) fn disown(&self, id: ParticipantId) {
-        let entry = self.participant(id);
-        let mut raw = entry.word.load(Acquire);
         // Before it is one, so that nobody overlooks it.
         self.header().roots.fetch_add(1, AcqRel);
-        while Word::from_raw(raw).state == ALIVE
-            && Word::from_raw(raw).parent != ParticipantId::NOBODY
-        {
-            let disowned = Word { parent: ParticipantId::NOBODY, ..Word::from_raw(raw) };
-            match entry.word.compare_exchange(raw, disowned.to_raw(), AcqRel, Acquire) {
-                Ok(_) => return,
-                Err(now) => raw = now,
-            }
+        if !self.participant(id).membership.disown() {
+            self.header().roots.fetch_sub(1, AcqRel);
         }
-        self.header().roots.fetch_sub(1, AcqRel);
     }
 
     /// Enters the calling process's start time, once: reading it costs more than all the rest of
     /// attaching, so a worker does it when it first has nothing to do.
     pub(crate) fn record_start_time(&self, id: ParticipantId) {
-        let entry = self.participant(id);
-        if entry.start_time_ticks.load(Relaxed) == 0 {
-            let ticks = sys::process::start_time_ticks(sys::process::own_pid());
-            entry.start_time_ticks.store(ticks.unwrap_or(0), Relaxed);
-        }
+        let ticks = || sys::process::start_time_ticks(sys::process::own_pid());
+        self.participant(id).membership.enter_start_time(ticks);
     }
 
     /// Pid and start time of an attached process; a pid of 0 if it has not attached, a time of 0 if
     /// it has not been entered yet.
     pub(crate) fn identity_of(&self, id: ParticipantId) -> (u32, u64) {
-        let entry = self.participant(id);
-        // SYNC(participant-alive): pairs with the swap in `attach`.
-        let pid = Word::from_raw(entry.word.load(Acquire)).pid;
-        (pid, entry.start_time_ticks.load(Relaxed))
+        self.participant(id).membership.identity()
     }
 
     /// Whether an entry is a process's, dead or alive.
     pub(crate) fn is_attached(&self, id: ParticipantId) -> bool {
-        Word::from_raw(self.participant(id).word.load(Acquire)).state == ALIVE
+        self.participant(id).membership.look().is_alive()
     }
 
     /// Whether the process of an entry is dead, though perhaps not settled yet.
@@ -273,8 +205,8 @@ impl Arena {
     /// The pids of all attached processes.
     pub(crate) fn attached(&self) -> Vec<u32> {
         let words = self.participants().iter().skip(1);
-        let words = words.map(|entry| Word::from_raw(entry.word.load(Acquire)));
-        words.filter(|word| word.state == ALIVE).map(|word| word.pid).collect()
+        let words = words.map(|entry| entry.membership.look());
+        words.filter(|word| word.is_alive()).map(|word| word.pid).collect()
     }
 
     /// Every process that takes part, and what it holds.
@@ -282,9 +214,9 @@ impl Arena {
     pub(crate) fn ledgers(&self) -> impl Iterator<Item = (ParticipantId, u32, &Ledger)> {
         let entries = self.participants().iter().enumerate().skip(1);
         entries.filter_map(|(index, entry)| {
-            let word = Word::from_raw(entry.word.load(Acquire));
+            let word = entry.membership.look();
             let id = ParticipantId::from_raw(index as u64);
-            (word.state == ALIVE).then_some((id, word.pid, &entry.ledger))
+            word.is_alive().then_some((id, word.pid, &entry.ledger))
         })
     }
 
@@ -292,12 +224,12 @@ impl Arena {
     pub(super) fn describe_participants(&self) -> Vec<String> {
         let entries = self.participants().iter().enumerate().skip(1);
         let entries = entries.filter_map(|(index, entry)| {
-            let word = Word::from_raw(entry.word.load(Acquire));
-            let Participant { word: _, start_time_ticks, ledger, stop_asked } = entry;
-            (word.state != FREE).then(|| {
-                let how = if word.state == ALIVE { "process" } else { "RESERVED," };
+            let Participant { membership, ledger, stop_asked } = entry;
+            let (word, (_, began)) = (membership.look(), membership.identity());
+            (!word.is_free()).then(|| {
+                let how = if word.is_alive() { "process" } else { "RESERVED," };
                 format!(
-                    "participant {index}: {how} {word:?}, began at {start_time_ticks:?}, \
+                    "participant {index}: {how} {word:?}, began at {began}, \
                      asked to stop {stop_asked:?}, {ledger:?}"
                 )
             })
@@ -310,9 +242,9 @@ impl Arena {
         let entries = self.participants().iter().enumerate().skip(1);
         entries
             .filter_map(|(index, entry)| {
-                let word = Word::from_raw(entry.word.load(Acquire));
+                let word = entry.membership.look();
                 let id = ParticipantId::from_raw(index as u64);
-                (word.state != FREE && word.parent == parent && id != parent).then_some(id)
+                (!word.is_free() && parent_of(word) == parent && id != parent).then_some(id)
             })
             .collect()
     }
@@ -320,7 +252,7 @@ impl Arena {
     /// How many processes of the tree are between this one and the first.
     pub(crate) fn depth_of(&self, id: ParticipantId) -> usize {
         let parent = |id: &ParticipantId| {
-            Some(Word::from_raw(self.participant(*id).word.load(Acquire)).parent)
+            Some(parent_of(self.participant(*id).membership.look()))
                 .filter(|parent| *parent != ParticipantId::NOBODY)
         };
         // The table bounds it, whatever is in it.
@@ -336,16 +268,14 @@ impl Arena {
         entry.ledger.started.store(0, Relaxed);
         entry.ledger.leaving.store(0, Relaxed);
         entry.ledger.returning.store(0, Relaxed);
-        entry.ledger.note.store(0, Relaxed);
+        entry.ledger.note.set(0);
         entry.ledger.begun_ns.store(0, Relaxed);
         entry.ledger.since_ns.store(0, Relaxed);
         entry.ledger.busy_ns.store(0, Relaxed);
         entry.ledger.calls.store(0, Relaxed);
         entry.stop_asked.store(0, Relaxed);
-        let word = Word::from_raw(entry.word.load(Relaxed));
-        let free = Word { pid: 0, parent: ParticipantId::NOBODY, state: FREE, ..word };
-        entry.word.store(free.to_raw(), Release);
-        if word.parent == ParticipantId::NOBODY && word.state != FREE {
+        let member = entry.membership.release();
+        if parent_of(member) == ParticipantId::NOBODY && !member.is_free() {
             self.header().roots.fetch_sub(1, AcqRel);
         }
     }

@@ -18,8 +18,9 @@
 use super::arena::{Arena, HEADER_BYTES};
 use super::offset::{Offset, Shared};
 use super::participants::{ParticipantId, TABLE_BYTES};
+use super::published::Published;
 use crate::error::Error;
-use crate::prim::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::prim::{AtomicU32, Relaxed};
 
 const FIRST_RECORDS: u32 = 64;
 const CHUNKS_MAX: usize = 24;
@@ -28,7 +29,7 @@ const CHUNKS_MAX: usize = 24;
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Directory {
-    chunks: [AtomicU64; CHUNKS_MAX],
+    chunks: [Published; CHUNKS_MAX],
     /// Highest index handed out so far.
     used: AtomicU32,
     /// First of the free records, chained by their links.
@@ -39,7 +40,7 @@ impl Directory {
     /// Makes every chunk nobody's: a process may have died before it did so itself.
     pub(super) fn adopt(&self, arena: &Arena) {
         for chunk in &self.chunks {
-            arena.set_owner(chunk.load(Relaxed), ParticipantId::NOBODY);
+            arena.set_owner(chunk.peek(), ParticipantId::NOBODY);
         }
     }
 }
@@ -50,7 +51,7 @@ impl Arena {
         let tables = &self.header().objects;
         let directories = [&tables.objects, &tables.holdings, &tables.waiters];
         let chunks = directories.into_iter().flat_map(|directory| &directory.chunks);
-        let chunks = chunks.map(|chunk| chunk.load(Relaxed)).filter(|chunk| *chunk != 0);
+        let chunks = chunks.map(Published::peek).filter(|chunk| *chunk != 0);
         chunks.map(|chunk| self.block_bytes(chunk)).sum()
     }
 }
@@ -59,7 +60,7 @@ impl Arena {
 impl Directory {
     /// Empties a table, for a test that has freed its chunks.
     pub(super) fn forget(&self) {
-        self.chunks.iter().for_each(|chunk| chunk.store(0, Relaxed));
+        self.chunks.iter().for_each(|chunk| chunk.set(0));
         self.used.store(0, Relaxed);
         self.free.store(0, Relaxed);
     }
@@ -71,7 +72,7 @@ impl Arena {
     pub(crate) fn table_chunks(&self) -> [Vec<u64>; 3] {
         let tables = &self.header().objects;
         [&tables.objects, &tables.holdings, &tables.waiters].map(|directory| {
-            let chunks = directory.chunks.iter().map(|chunk| chunk.load(Relaxed));
+            let chunks = directory.chunks.iter().map(Published::peek);
             chunks.filter(|chunk| *chunk != 0).collect()
         })
     }
@@ -120,7 +121,7 @@ impl<'a, T: Shared + 'a> Table<'a, T> {
         }
         let (chunk, place) = place_of(index);
         // SYNC(table-chunk): pairs with the Release in `grow`; carries the zeroed records.
-        let offset = self.directory.chunks.get(chunk)?.load(Acquire);
+        let offset = self.directory.chunks.get(chunk)?.get()?;
         // No chunk lies where the arena has its own.
         if offset < HEADER_BYTES + TABLE_BYTES {
             return None;
@@ -135,7 +136,7 @@ impl<'a, T: Shared + 'a> Table<'a, T> {
 
     /// The first chunk that is not there.
     fn missing(&self) -> Option<usize> {
-        self.directory.chunks.iter().position(|chunk| chunk.load(Relaxed) == 0)
+        self.directory.chunks.iter().position(|chunk| chunk.peek() == 0)
     }
 
     /// Adds a chunk. The caller holds the lock of the objects.
@@ -151,7 +152,7 @@ impl<'a, T: Shared + 'a> Table<'a, T> {
             unsafe { start.write_bytes(0, bytes as usize) };
         }
         // SYNC(table-chunk): pairs with the Acquire in `get`.
-        self.directory.chunks[chunk].store(block.offset, Release);
+        self.directory.chunks[chunk].publish(block.offset);
         self.arena.set_owner(block.offset, ParticipantId::NOBODY);
         Ok(())
     }

@@ -2,20 +2,10 @@
 //!
 //! # Shared state
 //! A value of 4 or 8 bytes lies in an atomic of its own, and of 1 or 2 bytes in the one of 4. Any
-//! other has two places and a version: the value is in place `version % 2`, and a writer, under a
-//! robust mutex, fills the other place and then adds one to the version.
+//! other has two places and a version (`state/places.rs`), and is changed under a robust mutex.
 //!
 //! # Rules
 //! R1. The store of the atomic, or of the version, commits.
-//! R2. Places are read and written as atomic words, because a reader takes no lock. It has a whole
-//!     value if the version is the same before and after: a writer that disturbed it must have added
-//!     one, and begun with the place that the reader read.
-//!
-//! # Orderings
-//! `value-version`: release when a writer adds one, acquire when a reader begins; carries the place.
-//! `value-places`: a reader's loads of the place come before its second look at the version
-//! (acquire fence); a writer's stores come after the version it builds on (release fence): a reader
-//! that saw any of them sees that version or a later one.
 //!
 //! # If a process dies
 //! While it fills a place: the value stands. The mutex is the kernel's to hand on.
@@ -27,9 +17,10 @@
 use super::crossing::crossing;
 use super::handle::{Handle, Parts, With};
 use super::settle::Kind;
+use super::state::places::Places;
 use super::stored::Plain;
 use crate::error::Error;
-use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, spin_hint};
+use crate::prim::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::shm::fault;
 use crate::shm::offset::Shared;
 use crate::sys::robust::RobustMutex;
@@ -42,7 +33,7 @@ use std::mem::MaybeUninit;
 pub struct ValueState {
     word64: AtomicU64,
     word32: AtomicU32,
-    version: AtomicU64,
+    places: Places,
     writers: RobustMutex,
 }
 
@@ -227,24 +218,15 @@ impl<T: Plain> Value<T> {
 
     // Places --------------------------------------------------------------------------------
 
-    fn place(&self, version: u64) -> *mut T {
+    fn place(&self, place: usize) -> *mut T {
         // The cast does not read.
-        self.handle.state().value().cast::<T>().wrapping_add((version % 2) as usize)
+        self.handle.state().value().cast::<T>().wrapping_add(place)
     }
 
-    /// The version, and the value that belongs to it (R2).
+    /// The version, and the value that belongs to it.
+    #[inline]
     fn load_place(&self) -> (u64, T) {
-        loop {
-            // SYNC(value-version): pairs with the Release in `replace_place`.
-            let version = self.state().version.load(Acquire);
-            let value = copy_out(self.place(version));
-            // SYNC(value-places): pairs with the fence in `replace_place`.
-            fence(Acquire);
-            if self.state().version.load(Relaxed) == version {
-                return (version, value);
-            }
-            spin_hint();
-        }
+        self.state().places.read(|place| copy_out(self.place(place)))
     }
 
     /// Replaces a value that has two places, if its version is as `expected`; the one before, and whether it was
@@ -266,12 +248,9 @@ impl<T: Plain> Value<T> {
         if !expected(version) {
             return (before, false);
         }
-        // SYNC(value-places): pairs with the fence in `load_place`.
-        fence(Release);
-        copy_in(self.place(version.wrapping_add(1)), new);
+        state.places.fill(version, |place| copy_in(self.place(place), new));
         fault::point("value.written");
-        // SYNC(value-version): pairs with the Acquire in `load_place`.
-        state.version.store(version.wrapping_add(1), Release);
+        state.places.commit(version);
         fault::point("value.committed");
         (before, true)
     }

@@ -16,7 +16,6 @@ pub(crate) mod futex;
 pub(crate) mod host;
 #[cfg(not(loom))]
 pub(crate) mod image;
-#[cfg(not(loom))]
 pub(crate) mod membarrier;
 #[cfg(not(loom))]
 pub(crate) mod memory;

@@ -99,7 +99,7 @@ where
                 Shape::Varying => 8 + self.sizer.output_bytes + self.sizer.output_bytes / 4,
             };
             let block = inner.area.arena.allocate((planned * each) as u64, inner.user)?;
-            slot.output.store(block.offset, Relaxed);
+            slot.output.set(block.offset);
         }
         let mut writer = ArenaWriter::in_new_block(inner.area.arena, inner.user, estimate as u64)?;
         let (calls, carried) = self.encode(&mut writer, planned, table_calls)?;

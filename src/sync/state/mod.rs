@@ -4,6 +4,7 @@
 //! latch.rs   a short lock that names its holder
 //! queue.rs   the latch, and the threads that wait, first come first served
 //! semaphore.rs  rwlock.rs  condvar.rs  event.rs  barrier.rs  once.rs   one primitive each, on both
+//! places.rs  two places for a value that is read without a lock
 //! version.rs reading without a lock, and seeing whether that was right
 //! room.rs    waiting for what is not under the latch: a value in a queue, or room for one
 //! ```
@@ -25,6 +26,7 @@ pub(crate) mod condvar;
 pub(crate) mod event;
 pub(crate) mod latch;
 pub(crate) mod once;
+pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod room;
 pub(crate) mod rwlock;
@@ -32,17 +34,15 @@ pub(crate) mod semaphore;
 pub(crate) mod version;
 
 #[cfg(all(test, loom))]
+mod places_models;
+#[cfg(all(test, loom))]
 mod state_models;
 #[cfg(all(test, loom))]
 mod version_models;
 
-/// `shm` is not part of the models.
-#[cfg(loom)]
-#[path = "../../shm/circle.rs"]
-mod circle;
-
+use crate::shm::circle;
 #[cfg(not(loom))]
-use crate::shm::{circle, fault};
+use crate::shm::fault;
 use std::time::Duration;
 
 #[cfg(loom)]

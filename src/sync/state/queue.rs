@@ -370,8 +370,7 @@ impl<'a, R: Records> Locked<'a, R> {
     }
 
     /// Makes the queue anew from the records (R2), without the dead; returns what those were given.
-    #[cfg(not(loom))]
-    fn rebuild(&mut self, object: u32, dead: u32, only: Option<u32>) -> Vec<Given> {
+    pub(super) fn rebuild(&mut self, object: u32, dead: u32, only: Option<u32>) -> Vec<Given> {
         let (mut queued, mut given) = (Vec::new(), Vec::new());
         self.records.each_waiter(&mut |index, waiter| {
             // The state first: a thread may just leave another object's queue without its latch, or

@@ -1,4 +1,5 @@
-//! Loom models of the primitives, one race each, on the code as it runs.
+//! Loom models of the primitives, one race each, on the code as it runs: SYNC(event-set), SYNC(given),
+//! SYNC(latch), SYNC(once-done), SYNC(queued), SYNC(room).
 //!
 //! Run: `RUSTFLAGS="--cfg loom" cargo test --release --lib models`. Two or three threads stand for
 //! processes; a limited wait is over as soon as it begins.
@@ -7,6 +8,7 @@ use super::barrier::{BarrierState, Passage};
 use super::condvar::CondvarState;
 use super::event::EventState;
 use super::once::{OnceState, Turn};
+use super::queue::OUTCOME;
 use super::room::Room;
 use super::rwlock::RwLockState;
 use super::semaphore::SemaphoreState;
@@ -44,7 +46,9 @@ impl<S> Records for Thread<S> {
         self.memory.waiters.get((index as usize).checked_sub(1)?)
     }
 
-    fn each_waiter(&self, _: &mut dyn FnMut(u32, &Waiter)) {}
+    fn each_waiter(&self, visit: &mut dyn FnMut(u32, &Waiter)) {
+        (1..).zip(&self.memory.waiters).for_each(|(index, waiter)| visit(index, waiter));
+    }
 
     fn held_by_others(&self, _: u32, _: u32) -> u64 {
         0
@@ -117,6 +121,40 @@ fn latch_models_of_three_that_want_it_each_gets_it() {
     explore(WaitQueue::new, &[take, take, take], |memory| {
         assert_eq!(memory.payload.load(Relaxed), 3);
     });
+}
+
+// A queue after a death ---------------------------------------------------------------------
+
+/// Who was given something leaves the queue without its latch, and may queue up elsewhere at once: whoever makes the
+/// queue anew after a death does not take it for one that waits here.
+#[test]
+fn queue_models_who_has_left_for_another_queue_is_not_taken_back() {
+    type Two = [WaitQueue; 2];
+    fn wait_here_and_there(thread: &Thread<Two>) {
+        let (index, waiter) = thread.own_waiter(Deadline::Never).unwrap();
+        for (queue, object) in thread.state().iter().zip(1..) {
+            queue.lock(thread).push(index, waiter, object, 0);
+            while object == 1 && waiter.outcome().is_none() {
+                loom::thread::yield_now();
+            }
+            if object == 1 {
+                waiter.take();
+            }
+        }
+    }
+    fn give_and_settle(thread: &Thread<Two>) {
+        let [here, _] = thread.state();
+        while !here.lock(thread).give_first(OUTCOME) {
+            loom::thread::yield_now();
+        }
+        let dead = 3;
+        assert!(here.lock(thread).rebuild(1, dead, None).is_empty());
+    }
+    explore(
+        || [WaitQueue::new(), WaitQueue::new()],
+        &[wait_here_and_there, give_and_settle],
+        |memory| assert_eq!(memory.state.each_ref().map(WaitQueue::length), [0, 1]),
+    );
 }
 
 // Semaphore ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-//! Loom models of the version: one writer, who has the lock, and a reader who has none.
+//! Loom models of the version, SYNC(version): one writer, who has the lock, and a reader who has none.
 
 use super::version::Version;
 use crate::prim::{AtomicU64, Relaxed};
