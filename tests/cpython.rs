@@ -16,14 +16,14 @@
 //! | test_map_handle_iterable_exception | `middle` an_input_that_panics_at_any_place_leaves_the_pool_usable |
 //! | test_imap_handle_iterable_exception, test_imap_unordered_handle_iterable_exception | `executor` outcomes_before_a_bad_input_are_given_out |
 //! | test_async, test_async_timeout | getting_with_a_time_limit_waits_so_long_and_can_be_repeated |
-//! | test_imap | `stream` outcomes_come_in_order_for_any_length_and_batch |
+//! | test_imap | `stream` outcomes_come_in_order_for_any_length_and_batch; what_is_exhausted_stays_so |
 //! | test_imap_unordered | `stream` unordered_outcomes_come_each_once_and_the_quick_before_the_slow |
 //! | test_make_pool | sizes_that_make_no_sense_are_refused_by_name |
-//! | test_terminate | `shutdown` tasks_are_asked_to_end_and_then_killed |
+//! | test_terminate | `shutdown` tasks_are_asked_to_end_and_then_killed; a_long_map_in_the_background_ends_with_its_pool |
 //! | test_empty_iterable | an_empty_input_gives_an_empty_result_at_once |
 //! | test_context, test_enter | context_managers_are_drop |
 //! | test_traceback, test_wrapped_exception | the_place_of_a_panic_is_told |
-//! | test_map_no_failfast | `executor` a_map_that_has_failed_does_not_wait_for_the_rest_but_map_each_does: differs on purpose |
+//! | test_map_no_failfast | `executor` a_map_that_has_failed_does_not_wait_for_the_rest_but_map_each_does: differs on purpose; here long_messages_of_failures_keep_nothing_from_ending |
 //! | test_release_task_refs | `executor` what_an_argument_holds_is_let_go_when_its_task_has_ended |
 //! | test_resource_warning | does not apply: there is no warning for a pool that nobody has closed; it is closed by `drop` |
 //!
@@ -36,7 +36,7 @@
 //! | test_worker_finalization_via_atexit_handler_of_multiprocessing | `startup` a_finaliser_runs_when_a_worker_leaves_by_itself; `ending` |
 //! | test_pool_initializer, test_manager_initializer | `startup` an_initialiser_that_fails_breaks_the_pool_after_a_bounded_number_of_tries (a manager has no process here) |
 //! | test_release_unused_processes | `sys_failures` every_system_call_may_fail; `low_limits` twenty_processes |
-//! | test_large_pool | `deadlines` outcomes_of_late_tasks_come_in_time_while_64_workers_are_busy |
+//! | test_large_pool | a_pool_of_two_hundred_gets_on; `deadlines` outcomes_of_late_tasks_come_in_time_while_64_workers_are_busy |
 //! | test__all__, test_spawn_sys_executable_none_allows_import | do not apply: names of Python modules, the path of the interpreter |
 //!
 //! | `_TestProcess` | here |
@@ -60,10 +60,12 @@
 //! | test_error_on_stdio_flush_1, test_error_on_stdio_flush_2 | `executor` a_process_whose_output_cannot_be_written_ends_with_its_value |
 //! | test_forkserver_sigint, test_forkserver_sigkill | `executor` a_signal_for_the_guardian_alone_hurts_nobody_for_long; `process` the_guardian_dies_and_a_detached_process_does_not; `guardian` |
 //!
-//! | `_TestSubclassingProcess`, `TestStdinBadfiledescriptor`, `TestNoForkBomb`, `TestCloseFds`, `TestIgnoreEINTR`, `TestTimeouts`, `TestStartMethod`, `TestFlags` | here |
+//! | `_TestSubclassingProcess`, `TestStdinBadfiledescriptor`, `TestNoForkBomb`, `TestCloseFds`, `TestIgnoreEINTR`, `TestTimeouts`, `TestStartMethod`, `TestFlags`, `_TestAtExit`, `TestWait` | here |
 //! |---|---|
 //! | test_subclassing | does not apply: a process runs a function |
-//! | test_stderr_flush, test_flushing | `process` streams_lead_where_they_are_told_to |
+//! | test_stderr_flush, test_flushing | `process` streams_lead_where_they_are_told_to; exit_handlers_run_and_buffers_are_written_when_a_process_leaves |
+//! | test_atexit | exit_handlers_run_and_buffers_are_written_when_a_process_leaves |
+//! | test_wait_integer (the one there that is about processes) | does not apply: there is no descriptor to wait for; `wait_any` waits for tasks |
 //! | test_sys_exit | `process` a_process_ends_with_its_value_or_with_what_ended_it |
 //! | test_queue_in_process, test_pool_in_process | tasks_may_use_pools_processes_and_threads_of_their_own |
 //! | test_noforkbomb | `pool` pools_that_make_pools_for_ever_end_with_an_error, workers_look_like_a_program_after_main_began |
@@ -88,10 +90,10 @@
 //! | `WaitTests`, `AsCompletedTests` | here |
 //! |---|---|
 //! | test_20369, test_duplicate_futures | do not apply: a handle is owned, and cannot be given twice |
-//! | test_first_completed, test_first_completed_some_already_completed, test_all_completed, test_timeout | waiting_for_the_first_for_all_and_in_vain |
+//! | test_first_completed, test_first_completed_some_already_completed, test_all_completed, test_timeout | waiting_for_the_first_for_all_and_in_vain, what_had_ended_before_ends_a_wait_at_once |
 //! | test_first_exception, _some_already_complete, _one_already_failed | `executor` the_first_failure_ends_a_wait, the_first_failure_is_found_while_others_still_run; a_failure_ends_a_wait_like_a_value |
 //! | test_pending_calls_race | `executor` what_one_thread_waits_for_another_one_cancels_or_aborts |
-//! | test_no_timeout, test_future_times_out | as_completed_gives_what_was_done_before_each_once_and_none_at_the_end |
+//! | test_no_timeout, test_future_times_out | as_completed_gives_what_was_done_before_each_once_and_none_at_the_end, what_had_ended_before_ends_a_wait_at_once |
 //! | test_free_reference_yielded_future | does not apply: an outcome that was taken is moved out |
 //! | test_correct_timeout_exception_msg | as_completed_gives_what_was_done_before_each_once_and_none_at_the_end: `left` says how many are not done |
 //!
@@ -144,11 +146,14 @@ mod support;
 
 use procpool::sync::{Event, Semaphore};
 use procpool::{
-    JoinTimeoutError, Pool, Process, Recycle, Shutdown, TaskError, TaskHandle, TaskOptions,
-    active_children, as_completed, current_process, parent_process, wait_all, wait_any, worker,
+    JoinTimeoutError, Pool, Process, Recycle, Shutdown, Stdio, TaskError, TaskHandle, TaskOptions,
+    WorkerState, active_children, as_completed, current_process, parent_process, wait_all,
+    wait_any, worker,
 };
 use std::collections::{BTreeMap, HashSet};
-use std::sync::mpsc;
+use std::fs;
+use std::io::Read;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use support::*;
 
@@ -223,6 +228,83 @@ fn an_empty_input_gives_an_empty_result_at_once() {
     assert_eq!(pool.map_reduce(square, |a, b| a + b, []).unwrap(), None);
     assert!(pool.submit_map(square, []).unwrap().join().unwrap().is_empty());
     assert!(!busy.is_finished());
+}
+
+#[test]
+fn what_is_exhausted_stays_so() {
+    let _dog = watchdog(60);
+    let pool = pool_of(2);
+    let mut outcomes = pool.imap(square, 0..10).unwrap().batch(3);
+    let mut unordered = pool.imap_unordered(square, 0..10).unwrap().batch(3);
+    assert_eq!((outcomes.by_ref().count(), unordered.by_ref().count()), (10, 10));
+    let mut ended = as_completed(vec![pool.submit(square, 1).unwrap()]);
+    assert_eq!(ended.by_ref().count(), 1);
+    for closes in [true, false] {
+        for _ in 0..3 {
+            assert!(outcomes.next().is_none() && unordered.next().is_none());
+            assert!(ended.next().is_none());
+        }
+        if closes {
+            pool.shutdown(Shutdown::Drain).unwrap();
+        }
+    }
+}
+
+/// `test_terminate`: in the midst of ten thousand calls that each take for ever.
+#[test]
+fn a_long_map_in_the_background_ends_with_its_pool() {
+    let _dog = watchdog(60);
+    for is_dropped in [true, false] {
+        let pool = pool_of(3);
+        let map = pool.submit_map(sleep_ms, vec![100_000; 10_000]).unwrap();
+        wait_until("all are busy", || {
+            let workers = pool.stats().workers;
+            workers.iter().all(|worker| matches!(worker.state, WorkerState::Running { .. }))
+        });
+        match is_dropped {
+            true => drop(pool),
+            false => pool.shutdown(Shutdown::Now).unwrap(),
+        }
+        let error = map.join().unwrap_err();
+        assert!(error.task_error().unwrap().is_pool_closed(), "{error}");
+    }
+}
+
+/// `test_map_no_failfast`: there, a worker that could not get rid of its errors once kept the pool from ending.
+#[test]
+fn long_messages_of_failures_keep_nothing_from_ending() {
+    let _dog = watchdog(60);
+    let pool = pool_of(2);
+    // Without the panic's report, which would be as long.
+    let says_much = |n: u32| -> u32 {
+        std::panic::resume_unwind(Box::new(format!("{n} {}", "x".repeat(1 << 20))))
+    };
+    let before = pool.stats().arena_used_bytes;
+    for (n, outcome) in pool.map_each(says_much, 0..40).unwrap().into_iter().enumerate() {
+        let error = outcome.unwrap_err();
+        let message = error.panic_message().unwrap();
+        assert!(message.starts_with(&format!("{n} xxx")), "{n}");
+        assert_eq!(message.len(), 1 << 16, "it is cut");
+    }
+    assert_eq!(pool.map(says_much, 0..40).unwrap_err().task_error().unwrap().index(), Some(0));
+    // Nobody takes these.
+    let tasks: Vec<_> = (0..40).map(|n| pool.submit(says_much, n).unwrap()).collect();
+    pool.close();
+    pool.join().unwrap();
+    drop(tasks);
+    assert!(pool.stats().arena_used_bytes < before + (1 << 20), "their memory is free");
+}
+
+#[test]
+fn a_pool_of_two_hundred_gets_on() {
+    let _dog = watchdog(100);
+    let pool = pool_of(200);
+    assert_eq!(pool.map(square, 0..1000).unwrap().into_iter().sum::<i64>(), 332_833_500);
+    let pids = pool.broadcast(|(): ()| std::process::id(), &()).unwrap();
+    let pids: HashSet<u32> = pids.into_iter().map(Result::unwrap).collect();
+    assert_eq!(pids.len(), 200);
+    drop(pool);
+    assert!(!pids.into_iter().any(is_running));
 }
 
 #[test]
@@ -529,12 +611,46 @@ fn as_completed_gives_what_was_done_before_each_once_and_none_at_the_end() {
     assert!(as_completed::<u64>(Vec::new()).next().is_none());
 }
 
+/// Tasks that had succeeded, failed or been cancelled before, beside one that runs.
+#[test]
+fn what_had_ended_before_ends_a_wait_at_once() {
+    let _dog = watchdog(60);
+    let pool = pool_of(1);
+    let ended = [1, 3].map(|n| pool.submit(panic_at_three, n).unwrap());
+    assert!(wait_all(&ended, LONG));
+    let go = Event::new().unwrap();
+    let running = pool.submit(|go: Event| u32::from(go.wait_timeout(LONG)), go.clone()).unwrap();
+    let cancelled = pool.submit(panic_at_three, 5).unwrap();
+    assert!(cancelled.cancel());
+    let tasks: Vec<_> = [running, cancelled].into_iter().chain(ended).collect();
+    for first in 1..4 {
+        assert_eq!(wait_any(&tasks[first..], Duration::ZERO), Some(0), "{first}");
+    }
+    assert_eq!(wait_any(&tasks, Duration::ZERO), Some(1));
+    assert!(wait_all(&tasks[1..], Duration::ZERO));
+    times_out(|| wait_all(&tasks, SHORT));
+    let mut tasks = as_completed(tasks);
+    let mut places = Vec::new();
+    while let Some((place, outcome)) = tasks.next_timeout(SHORT) {
+        assert_eq!(outcome.is_ok(), place == 2, "{outcome:?}");
+        places.push(place);
+    }
+    places.sort_unstable();
+    assert_eq!((places, tasks.left()), (vec![1, 2, 3], 1));
+    go.set();
+    assert_eq!((tasks.next(), tasks.next()), (Some((0, Ok(1))), None));
+}
+
 #[test]
 fn handles_say_what_they_are() {
     let pool = Pool::builder().workers(1).name("said").build().unwrap();
     let task = pool.submit(square, 1).unwrap();
+    let stuck = pool.submit(sleep_ms, 100_000).unwrap();
+    wait_until("it is done", || task.is_finished());
     let text = format!("{task:?}");
     assert!(text.contains("TaskHandle") && text.contains("said"), "{text}");
+    assert!(text.contains("finished: true"), "{text}");
+    assert!(format!("{stuck:?}").contains("finished: false"), "{stuck:?}");
     assert!(format!("{pool:?}").contains("workers: 1"), "{pool:?}");
     let process = Process::builder().name("speaks").spawn(|_: ()| (), ()).unwrap();
     assert!(format!("{process:?}").contains("speaks"), "{process:?}");
@@ -629,4 +745,48 @@ fn a_task_knows_its_worker() {
     }
     assert_eq!(worker::number(), None);
     assert!(active_children().iter().any(|child| child.name == "know-worker-1"));
+}
+
+// Process ----------------------------------------------------------------------------------------
+
+/// Where [`say_that_it_ends`] says it.
+static PLACE: OnceLock<String> = OnceLock::new();
+
+extern "C" fn say_that_it_ends() {
+    let _ = fs::write(PLACE.get().map_or("", |place| place), "it ends");
+}
+
+fn say_at_exit(place: String) -> u8 {
+    PLACE.set(place).unwrap();
+    // SAFETY: the handler is a function of this program.
+    assert_eq!(unsafe { libc::atexit(say_that_it_ends) }, 0);
+    7
+}
+
+#[test]
+fn exit_handlers_run_and_buffers_are_written_when_a_process_leaves() {
+    let _dog = watchdog(60);
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let was_said = |name: &str| fs::read_to_string(place(name)).is_ok_and(|text| text == "it ends");
+    let prints = |place: String| {
+        // Without an end of line it stays in the buffer until the process ends.
+        print!("half a line");
+        say_at_exit(place)
+    };
+    let mut process =
+        Process::builder().stdout(Stdio::Piped).spawn(prints, place("process")).unwrap();
+    let mut said = String::new();
+    process.take_stdout().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((&*said, process.join()), ("half a line", Ok(7)));
+    wait_until("the process has said so", || was_said("process"));
+    // A worker that is replaced, and one whose pool is shut down.
+    let pool = Pool::builder().workers(1).recycle(Recycle::after_tasks(1)).build().unwrap();
+    assert_eq!(pool.submit(say_at_exit, place("recycled")).unwrap().join(), Ok(7));
+    wait_until("the worker has said so", || was_said("recycled"));
+    let pool = pool_of(1);
+    assert_eq!(pool.submit(say_at_exit, place("shut down")).unwrap().join(), Ok(7));
+    assert!(!was_said("shut down"));
+    pool.shutdown(Shutdown::Drain).unwrap();
+    assert!(was_said("shut down"));
 }

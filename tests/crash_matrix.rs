@@ -39,7 +39,11 @@ where
 
 /// Says what came of it and how soon, for the table that `benches/peers/crash_matrix.py` makes.
 fn saw(what: &str, since: Instant, text: impl std::fmt::Display) {
-    println!("outcome | {what} | {:.4} | {text}", since.elapsed().as_secs_f64());
+    saw_after(what, since.elapsed(), text);
+}
+
+fn saw_after(what: &str, took: Duration, text: impl std::fmt::Display) {
+    println!("outcome | {what} | {:.6} | {text}", took.as_secs_f64());
 }
 
 fn hang() {
@@ -107,7 +111,7 @@ fn row_04_the_initializer_fails() {
     let error = pool.map(|n: u64| n, 0..3).unwrap_err();
     assert!(error.to_string().contains("no model"), "{error}");
     let tries = pool.stats().workers_started;
-    saw("error", submitted, format!("\"no model\", after {tries} tries"));
+    saw("error", submitted, format!("{tries} workers tried; no model"));
     assert!(tries <= 20, "a bounded number of tries");
 }
 
@@ -165,7 +169,9 @@ fn row_08_one_outcome_of_a_long_input_is_taken() {
     let mut outcomes = pool.imap(|n: u32| n, inputs).unwrap().window(100);
     let began = Instant::now();
     assert_eq!(outcomes.next(), Some(Ok(0)));
-    saw("value", began, format!("{} inputs taken", taken.load(Ordering::Relaxed)));
+    let text =
+        format!("`imap`, window of 100; {} inputs were taken", taken.load(Ordering::Relaxed));
+    saw("value", began, text);
     assert!(taken.load(Ordering::Relaxed) <= 101, "{taken:?}");
 }
 
@@ -301,7 +307,7 @@ fn row_14_one_of_the_workers_is_killed_while_all_are_busy() {
     go.set();
     let outcomes: Vec<_> = tasks.into_iter().map(procpool::TaskHandle::join).collect();
     let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-    saw("error", killed, format!("{failed} of {} fails, and names the process", outcomes.len()));
+    saw("error", killed, format!("{failed} of {} fails, and the process is named", outcomes.len()));
     let lost: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert_eq!((lost.len(), lost[0].pid()), (1, Some(victim)));
     assert!(outcomes.iter().flatten().all(Option::is_some));
@@ -427,44 +433,58 @@ fn call(odd: Odd) -> Odd {
 }
 
 /// What a task with such a value comes to; those that end the user's own process are run in another.
-fn outcome(how: How, at: At) -> String {
+fn outcome(how: How, at: At, begun: &Event) -> String {
     let pool = pool("cells", 1);
-    let task = match pool.submit(call, Odd { how, at }) {
-        Ok(task) => task,
-        Err(error) => return format!("refused: {}", error.task_error().unwrap().is_codec()),
-    };
-    let said = match task.join() {
-        Ok(_) => "a value".into(),
-        Err(error) if error.is_codec() => "codec".into(),
-        Err(error) if error.is_panic() => "panic".into(),
-        Err(error) => format!("{}", error.worker_exit().unwrap()),
-    };
     still_works(&pool);
-    said
+    begun.set();
+    let submitted = Instant::now();
+    let (is_refused, outcome) = match pool.submit(call, Odd { how, at }) {
+        Ok(task) => (false, task.join()),
+        Err(error) => (true, Err(error.task_error().unwrap().clone())),
+    };
+    let took = submitted.elapsed();
+    still_works(&pool);
+    let error = outcome.unwrap_err();
+    saw_after("error", took, format!("{error}; pool usable"));
+    match error.worker_exit() {
+        Some(exit) => exit.to_string(),
+        None if is_refused => format!("refused: {}", error.is_codec()),
+        None if error.is_codec() => "codec".into(),
+        None => format!("panic: {}", error.is_panic()),
+    }
 }
 
 #[test]
 fn the_fifteen_cells_have_definite_outcomes() {
     let _dog = watchdog(100);
     let expected = [
-        (How::Error, ["refused: true", "codec", "panic", "codec", "codec"]),
+        (How::Error, ["refused: true", "codec", "panic: true", "codec", "codec"]),
         // What the user's own process does to itself, it has done.
         (How::Exit, ["exit code 7", "exit code 7", "exit code 7", "exit code 7", "exit code 7"]),
         (How::Crash, ["signal 6", "signal 6", "signal 6", "signal 6", "signal 6"]),
     ];
-    let steps =
-        [At::ArgumentEncode, At::ArgumentDecode, At::Call, At::ResultEncode, At::ResultDecode];
+    let steps = [
+        (At::ArgumentEncode, "task encode"),
+        (At::ArgumentDecode, "task decode"),
+        (At::Call, "in the call"),
+        (At::ResultEncode, "result encode"),
+        (At::ResultDecode, "result decode"),
+    ];
     for (how, outcomes) in expected {
-        for (at, wanted) in steps.into_iter().zip(outcomes) {
+        for ((at, step), wanted) in steps.into_iter().zip(outcomes) {
+            println!("cell | {}/{step}", format!("{how:?}").to_lowercase());
+            let begun = Event::new().unwrap();
             let own = at == At::ArgumentEncode || at == At::ResultDecode;
             let had = if own && how != How::Error {
-                let it = |(how, at): (How, At)| outcome(how, at);
-                match Process::spawn(it, (how, at)).unwrap().join() {
-                    Ok(said) => said,
-                    Err(error) => error.worker_exit().unwrap().to_string(),
-                }
+                let it = |(how, at, begun): (How, At, Event)| outcome(how, at, &begun);
+                let process = Process::spawn(it, (how, at, begun.clone())).unwrap();
+                assert!(begun.wait_timeout(LONG));
+                let submitted = Instant::now();
+                let exit = process.join().unwrap_err().worker_exit().unwrap();
+                saw("end", submitted, exit);
+                exit.to_string()
             } else {
-                outcome(how, at)
+                outcome(how, at, &begun)
             };
             assert_eq!(had, wanted, "{how:?} at {at:?}");
         }

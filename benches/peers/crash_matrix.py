@@ -1,558 +1,381 @@
 #!/usr/bin/env python3
-"""Runs the crash matrix against other process pools and against procpool, and writes the table of the guide.
+"""Runs the crash matrix against other pools and against procpool, and writes the tables of the guide.
 
-    benches/peers/crash_matrix.py [--record]
+    benches/peers/crash_matrix.py [--record] [--python PROGRAM]... [CASE]...
 
-Each case runs in a process of its own, in a session of its own; what has not come to an end after LIMIT seconds
-is a hang, and the whole session is killed. CPython's and loky's cases are below; procspawn's are in
-crash_procspawn.rs; procpool's are the tests of tests/crash_matrix.rs, which print what they saw. loky's are run
-if it can be imported. With --record the table replaces src/guide/comparison_table.md; without, it is printed.
+Python's cases are in crash_cases.py, procspawn's in crash_procspawn.rs; procpool's are the tests of
+tests/crash_matrix.rs, which print what they saw. Python's are run with each PROGRAM: without, with each of
+python3.11 and python3.13 that is there; loky's with the last of these that can import it. With --record the
+tables replace src/guide/comparison_table.md; without, they are printed, if CASEs are named only of these.
+
+Each case runs in a process of its own, with a temporary directory of its own. It has LIMIT seconds; afterwards
+all processes that came of it are killed, whoever their parent may be by then.
 """
 
+import argparse
+import collections
+import ctypes
 import json
-import multiprocessing as mp
 import os
 import pathlib
 import platform
+import re
+import resource
 import signal
+import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
 
-LIMIT = 5.0
+# Nothing is to be left here.
+sys.dont_write_bytecode = True
+
+from crash_cases import CASES, LATER, LIMIT, NOTHING, descendants
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-HANG = 1000
+HERE = pathlib.Path(__file__).parent
+TABLE = "src/guide/comparison_table.md"
+# For what is to happen before a case begins, and for an input of 200,000 that is taken as a whole.
+PATIENCE = 90
+RUNS = 3
+# A case that takes longer is run once.
+CHEAP = 2.5
+# Longer texts of errors are cut.
+WIDTH = 70
 
-ROWS = [
-    ("worker_killed", "pool worker killed in a task"),
-    ("idle_killed", "idle workers killed, then a task"),
-    ("task_exits", "task calls exit"),
-    ("initializer", "initializer fails"),
-    ("callback", "a done-callback fails"),
-    ("undecodable", "a result that cannot be decoded"),
-    ("closed", "handle used after the pool was ended"),
-    ("window", "`imap` over 200,000 inputs, one taken"),
-    ("lock", "holder of a lock killed"),
-    ("condition", "waiter of a condition killed, then notify"),
-    ("event", "waiter of an event killed, then set"),
-    ("barrier", "party of a barrier killed"),
-    ("task_done", "consumer killed before `task_done`, then join"),
-    ("executor", "one of four busy workers killed"),
-    ("parent", "user's process killed: its workers"),
-    ("reader", "reader killed inside `get`"),
-]
+ROWS = {
+    "worker_killed": "pool worker killed in a task",
+    "idle_killed": "idle workers killed, then a task",
+    "task_exits": "task calls exit",
+    "initializer": "initializer fails",
+    "callback": "a done-callback fails",
+    "undecodable": "a result that cannot be decoded",
+    "closed": "queued task's handle, after the pool was ended",
+    "window": "lazy map over 200,000 inputs, one outcome taken",
+    "lock": "holder of a lock killed",
+    "condition": "waiter of a condition killed, then notify",
+    "event": "waiter of an event killed, then set",
+    "barrier": "party of a barrier killed",
+    "task_done": "consumer killed before `task_done`, then join",
+    "executor": "one of four busy workers killed",
+    "parent": "user's process killed: its workers",
+    "reader": "reader killed inside `get`",
+}
+CELLS = {
+    f"{how}/{step}": f"{how}, {step}"
+    for how in ("error", "exit", "crash")
+    for step in ("task encode", "task decode", "in the call", "result encode", "result decode")
+}
 
-
-# What workers run ---------------------------------------------------------------------------------
-
-
-def same(value):
-    return value
-
-
-def report_and_hang(pid):
-    pid.value = os.getpid()
-    time.sleep(HANG)
-
-
-def hang(_=None):
-    time.sleep(HANG)
-
-
-def leave(_=None):
-    os._exit(7)
+# The kinds that end only with the limit.
+STUCK = ("hang", "left")
+Outcome = collections.namedtuple("Outcome", "kind seconds text")
 
 
-def fail(*_):
-    raise RuntimeError("no model")
+# Running one case ---------------------------------------------------------------------------------
 
 
-def fail_and_count(path):
-    with open(path, "a") as file:
-        file.write(f"{os.getpid()}\n")
-    raise RuntimeError("no model")
+def adopt_orphans():
+    """Makes this process the parent of whatever loses its own, so that it can be found and ended."""
+    set_child_subreaper = 36
+    if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
-class Undecodable:
-    def __reduce__(self):
-        return fail, ()
+def end_all():
+    """Kills and reaps everything below this process."""
+    last = time.monotonic() + 10
+    # loky's tracker of semaphores ends by itself, after it has cleaned up behind the others.
+    spared = time.monotonic() + 1
+    while below := descendants(os.getpid()):
+        for pid in below:
+            if time.monotonic() > spared or not is_tracker(pid):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0] != 0:
+                pass
+        except ChildProcessError:
+            pass
+        if time.monotonic() > last:
+            sys.exit(f"these do not end: {below}")
+        time.sleep(0.001)
 
 
-def undecodable(_=None):
-    return Undecodable()
-
-
-def nap(seconds):
-    time.sleep(seconds)
-    return seconds
-
-
-def own_pid(_=None):
-    time.sleep(0.05)
-    return os.getpid()
-
-
-# Pools, behind one face ---------------------------------------------------------------------------
-
-
-class MpPool:
-    """multiprocessing.Pool."""
-
-    def __init__(self, workers=2, **settings):
-        self.pool = mp.Pool(workers, **settings)
-
-    def submit(self, function, argument=None, done=None):
-        result = self.pool.apply_async(function, (argument,), callback=done)
-        return result.get
-
-    def pids(self):
-        return [process.pid for process in self.pool._pool]
-
-    busy_pids = pids
-
-    def end(self):
-        self.pool.terminate()
-
-
-class Executor:
-    """concurrent.futures, or loky, which has the same face."""
-
-    made_by = ProcessPoolExecutor
-
-    def __init__(self, workers=2, **settings):
-        self.pool = self.made_by(max_workers=workers, **settings)
-
-    def submit(self, function, argument=None, done=None):
-        future = self.pool.submit(function, argument)
-        if done:
-            future.add_done_callback(lambda ended: done(ended.result()))
-        return future.result
-
-    def pids(self):
-        for _ in range(2):
-            self.pool.submit(same, 1).result()
-        return self.busy_pids()
-
-    def busy_pids(self):
-        return list(self.pool._processes)
-
-    def end(self):
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-
-def loky_executor():
-    from loky import ProcessPoolExecutor as made_by
-
-    return type("Loky", (Executor,), {"made_by": made_by})
-
-
-def pool_of(peer):
-    return {"Pool": lambda: MpPool, "executor": lambda: Executor, "loky": loky_executor}[peer]()
-
-
-# The cases: each returns what it saw --------------------------------------------------------------
-
-
-def kill(pid):
-    os.kill(pid, signal.SIGKILL)
-
-
-def ended(get):
-    """An outcome that came: a value or an error."""
+def is_tracker(pid):
     try:
-        return "value", repr(get())
-    except BaseException as error:
-        text = str(error).strip().split("\n")[0].split(". ")[0]
-        return "error", f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return b"resource_tracker" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
-def worker_killed(make, started):
-    pool = make(1)
-    path = f"/proc/{pool.submit(own_pid)()}"
-    get = pool.submit(hang)
-    time.sleep(0.3)
-    started()
-    kill(int(path.rsplit("/", 1)[1]))
-    return ended(get)
+def limit_of(case):
+    """After how many seconds a case that has begun is ended."""
+    if case == "window":
+        return PATIENCE
+    # Most of these look at the time themselves.
+    return LIMIT + 0.5 + (LATER if case in CELLS else 0)
 
 
-def idle_killed(make, started):
-    pool = make(2)
-    pool.submit(same, 1)()
-    pids = pool.pids()
-    time.sleep(0.2)
-    started()
-    for pid in pids:
-        kill(pid)
-    return ended(pool.submit(same, 7))
+def run_once(command, case):
+    """What came of a case, or `None` if there is no such thing there."""
+    lines = []
+    began = threading.Event()
+    came = threading.Event()
+
+    def read(pipe):
+        for line in pipe:
+            lines.append((time.monotonic(), line.strip()))
+            began.set()
+            if line.startswith("["):
+                break
+        began.set()
+        came.set()
+
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env={**os.environ, "TMPDIR": folder, "RUST_BACKTRACE": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        reading = threading.Thread(target=read, args=(process.stdout,), daemon=True)
+        reading.start()
+        began.wait(PATIENCE)
+        # The process may end and leave others that hold its output.
+        last = time.monotonic() + limit_of(case)
+        while not came.is_set() and process.poll() is None and time.monotonic() < last:
+            came.wait(0.002)
+        died = time.monotonic()
+        try:
+            # It is on its way out, if its output ended and is not an outcome.
+            code = process.wait(1 if came.is_set() and len(lines) < 2 else 0)
+        except subprocess.TimeoutExpired:
+            code = None
+        if code is not None:
+            came.wait(0.1)
+        end_all()
+        process.poll()
+        reading.join(5)
+    process.stdout.close()
+    if not lines and code == 0:
+        return None
+    if not lines or lines[0][1] != "began":
+        sys.exit(f"{command} did not begin: {lines}, exit code {code}")
+    if len(lines) > 1:
+        outcome = Outcome(*json.loads(lines[1][1]))
+        if outcome.kind == "broken":
+            sys.exit(f"{command}: {outcome.text}")
+        return outcome
+    if code is None:
+        return Outcome("hang", LIMIT, NOTHING)
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return Outcome("end", died - lines[0][0], how)
 
 
-def task_exits(make, started):
-    pool = make(1)
-    started()
-    return ended(pool.submit(leave))
-
-
-def initializer(make, started):
-    path = f"/tmp/crash-matrix-{os.getpid()}"
-    open(path, "w").close()
-    started()
-    try:
-        seen = []
-        pool = make(1, initializer=fail_and_count, initargs=(path,))
-        waiter = threading.Thread(target=lambda: seen.append(ended(pool.submit(same, 1))), daemon=True)
-        waiter.start()
-        waiter.join(1.5)
-        tries = len(open(path).read().split())
-        kind, text = seen[0] if seen else ("hang", "no outcome")
-        return kind, f"{text}; {tries} workers in 1.5 s"
-    finally:
-        os.unlink(path)
-
-
-def callback(make, started):
-    pool = make(1)
-    started()
-    pool.submit(same, 1, done=fail)
-    later = []
-    pool.submit(same, 2, done=later.append)
-    while not later:
-        time.sleep(0.01)
-    return "value", "the next callback has its value"
-
-
-def undecodable_result(make, started):
-    pool = make(1)
-    started()
-    return ended(pool.submit(undecodable))
-
-
-def closed(make, started):
-    pool = make(1)
-    gets = [pool.submit(nap, 20), pool.submit(same, 1), pool.submit(same, 2)]
-    time.sleep(0.2)
-    started()
-    pool.end()
-    return ended(gets[2])
-
-
-def window(make, started):
-    taken = 0
-
-    def inputs():
-        nonlocal taken
-        for number in range(200_000):
-            taken += 1
-            yield number
-
-    pool = make(2).pool
-    started()
-    outcomes = pool.imap(same, inputs()) if hasattr(pool, "imap") else pool.map(same, inputs())
-    next(iter(outcomes))
-    time.sleep(1)
-    return "value", f"{taken} inputs taken"
-
-
-def child(function, *arguments):
-    process = mp.Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
-def hold(lock, there):
-    with lock:
-        there.set()
-        time.sleep(HANG)
-
-
-def lock(_make, started):
-    lock, there = mp.Lock(), mp.Event()
-    holder = child(hold, lock, there)
-    there.wait()
-    started()
-    kill(holder.pid)
-    lock.acquire()
-    return "value", "acquired"
-
-
-def wait_for_condition(condition, there):
-    with condition:
-        there.set()
-        condition.wait()
-
-
-def condition(_make, started):
-    condition, there = mp.Condition(), mp.Event()
-    waiter = child(wait_for_condition, condition, there)
-    there.wait()
-    with condition:
-        pass
-    time.sleep(0.1)
-    started()
-    kill(waiter.pid)
-    waiter.join()
-    with condition:
-        condition.notify_all()
-    return "value", "notify returns"
-
-
-def event(_make, started):
-    event = mp.Event()
-    waiter = child(event.wait)
-    time.sleep(0.3)
-    started()
-    kill(waiter.pid)
-    waiter.join()
-    event.set()
-    return "value", f"set returns, is_set is {event.is_set()}"
-
-
-def barrier(_make, started):
-    barrier = mp.Barrier(3)
-    party = child(barrier.wait)
-    time.sleep(0.3)
-    waiting = threading.Thread(target=lambda: time.sleep(0.2) or kill(party.pid), daemon=True)
-    waiting.start()
-    started()
-    return ended(barrier.wait)
-
-
-def take_and_hang(queue, there):
-    queue.get()
-    there.set()
-    time.sleep(HANG)
-
-
-def task_done(_make, started):
-    queue, there = mp.JoinableQueue(), mp.Event()
-    queue.put(7)
-    consumer = child(take_and_hang, queue, there)
-    there.wait()
-    started()
-    kill(consumer.pid)
-    consumer.join()
-    queue.join()
-    return "value", "join returns"
-
-
-def executor(make, started):
-    pool = make(4)
-    gets = [pool.submit(nap, 1.0) for _ in range(4)]
-    time.sleep(0.4)
-    pids = pool.busy_pids()
-    started()
-    kill(pids[1])
-    outcomes = [ended(get) for get in gets]
-    failed = [text for kind, text in outcomes if kind == "error"]
-    named = any(str(pids[1]) in text for text in failed)
-    return "error", f"{len(failed)} of 4 fail, the process is {'' if named else 'not '}named"
-
-
-def parent(peer, started):
-    program = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import crash_matrix as c\n"
-        "if __name__ == '__main__':\n"
-        "    pool = c.pool_of(sys.argv[2])(2); [pool.submit(c.hang) for _ in range(2)]\n"
-        "    time.sleep(0.5); print('ready', flush=True); time.sleep(1000)\n"
-    )
-    arguments = [sys.executable, "-c", program, str(pathlib.Path(__file__).parent), peer]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    below = children_of(process.pid)
-    started()
-    process.kill()
-    process.wait()
-    time.sleep(1)
-    left = [pid for pid in below if os.path.exists(f"/proc/{pid}")]
-    return ("other" if left else "value"), f"{len(left)} of {len(below)} processes live on after 1 s"
-
-
-def children_of(pid):
+def run(*command, case):
+    """The outcomes of a case, of several runs if it is cheap."""
     found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                text = open(f"/proc/{entry}/stat").read()
-            except OSError:
-                continue
-            if int(text.rsplit(")", 1)[1].split()[1]) == pid:
-                found += [int(entry), *children_of(int(entry))]
+    while len(found) < RUNS:
+        outcome = run_once(command, case)
+        if outcome is None:
+            return found
+        found.append(outcome)
+        if outcome.kind in STUCK or outcome.seconds > CHEAP:
+            break
     return found
 
 
-def reader(_make, started):
-    queue = mp.Queue()
-    getting = child(queue.get)
-    time.sleep(0.3)
-    started()
-    kill(getting.pid)
-    getting.join()
-    queue.put(7)
-    return "value", f"others get {queue.get()}"
+# The columns: outcomes by case --------------------------------------------------------------------
 
 
-CASES = {
-    "worker_killed": (worker_killed, ("Pool", "executor", "loky")),
-    "idle_killed": (idle_killed, ("Pool", "executor", "loky")),
-    "task_exits": (task_exits, ("Pool", "executor", "loky")),
-    "initializer": (initializer, ("Pool", "executor", "loky")),
-    "callback": (callback, ("Pool", "executor", "loky")),
-    "undecodable": (undecodable_result, ("Pool", "executor", "loky")),
-    "closed": (closed, ("Pool", "executor", "loky")),
-    "window": (window, ("Pool", "executor", "loky")),
-    "lock": (lock, ("Pool",)),
-    "condition": (condition, ("Pool",)),
-    "event": (event, ("Pool",)),
-    "barrier": (barrier, ("Pool",)),
-    "task_done": (task_done, ("Pool",)),
-    "executor": (executor, ("Pool", "executor", "loky")),
-    "parent": (parent, ("Pool", "executor", "loky")),
-    "reader": (reader, ("Pool",)),
-}
+def python_column(python, peer, cases):
+    column = {}
+    for case in cases:
+        if peer == "Pool" or case in CELLS or CASES[case][1]:
+            column[case] = run(python, str(HERE / "crash_cases.py"), case, peer, case=case)
+    return column
 
 
-# Running them -------------------------------------------------------------------------------------
+def executable_of(*arguments):
+    """Has cargo build a test or bench; where it is."""
+    command = ["cargo", *arguments, "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found = [json.loads(line).get("executable") for line in built.stdout.splitlines()]
+    return [path for path in found if path][-1]
 
 
-def one_case(row, peer):
-    """In a process of its own: prints when it began to wait, and what it saw."""
-    began = None
-
-    def started():
-        nonlocal began
-        began = time.monotonic()
-        print("began", flush=True)
-
-    function = CASES[row][0]
-    kind, text = function(peer if row == "parent" else pool_of(peer), started)
-    print(json.dumps([kind, text, time.monotonic() - began]), flush=True)
-    os._exit(0)
+def procspawn_column(cases):
+    program = executable_of("bench", "--bench", "crash_procspawn", "--no-run")
+    return {case: run(program, case, case=case) for case in cases}
 
 
-def run_limited(command, limit):
-    """The output of a command, and whether it came to its end; its session does not outlive it."""
-    with open(os.devnull) as null:
-        process = subprocess.Popen(
-            command, stdin=null, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+def procpool_column(cases):
+    """What the tests saw. If one tries its case several times, the slowest counts of each run."""
+    program = executable_of("test", "--release", "--test", "crash_matrix", "--no-run")
+    column = {case: [] for case in cases}
+    numbers = {number: case for number, case in enumerate(ROWS, 1)}
+    for _ in range(RUNS):
+        output = subprocess.run(
+            [program, "row_", "fifteen", "--nocapture", "--test-threads=1"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, "RUST_BACKTRACE": "0"}, cwd=ROOT,
         )
-    lines = []
-    reading = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
-    reading.start()
-    try:
-        process.wait(limit)
-    except subprocess.TimeoutExpired:
-        pass
-    at_end = process.poll() is not None
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-    reading.join(1)
-    return [line.decode().strip() for line in lines], at_end
+        if output.returncode != 0:
+            sys.exit(f"the tests of the crash matrix fail:\n{output.stdout}")
+        slowest = {}
+        case = None
+        for line in output.stdout.splitlines():
+            if found := re.search(r"test row_(\d+)", line):
+                case = numbers[int(found[1])]
+            if found := re.search(r"cell \| (.*)", line):
+                case = found[1]
+            if found := re.search(r"outcome \| (.*?) \| (.*?) \| (.*)", line):
+                outcome = Outcome(found[1], float(found[2]), found[3])
+                if case not in slowest or outcome.seconds > slowest[case].seconds:
+                    slowest[case] = outcome
+        for case in cases:
+            column[case].append(slowest[case])
+    end_all()
+    return column
 
 
-def outcome_of(command):
-    lines, _ = run_limited(command, LIMIT + 3)
-    for line in lines:
-        if line.startswith("["):
-            kind, text, seconds = json.loads(line)
-            if kind != "hang":
-                return f"{kind} after {duration(seconds)}: {text}"
-            return f"**hang**: {text}"
-    if "began" not in lines:
-        return "not run: it cannot be set up"
-    return f"**hang**: nothing within {LIMIT:.0f} s"
+# The tables ---------------------------------------------------------------------------------------
 
 
 def duration(seconds):
-    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    for unit, name in ((1, "s"), (1e-3, "ms")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds * 1e6:.0f} µs"
 
 
-def procpool_cells():
-    """What the tests of the crash matrix saw: of each row the slowest."""
-    run = subprocess.run(
-        ["cargo", "test", "--test", "crash_matrix", "row_", "--", "--nocapture", "--test-threads=1"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
-        env={**os.environ, "RUST_BACKTRACE": "0"},
-    )
-    cells, row = {}, 0
-    for line in run.stdout.splitlines():
-        if "test row_" in line:
-            row = int(line.split("test row_")[1][:2])
-        if "outcome | " in line:
-            kind, seconds, text = line.split("outcome | ")[1].split(" | ", 2)
-            seconds = float(seconds)
-            if row not in cells or seconds > cells[row][0]:
-                cells[row] = (seconds, f"{kind} after {duration(seconds)}: {without_paths(text)}")
-    if run.returncode != 0:
-        sys.exit("the tests of the crash matrix fail")
-    return [cells[number + 1][1] if number + 1 in cells else "no outcome" for number in range(len(ROWS))]
+def short(text):
+    """The first sentence, without the long name of a function of ours."""
+    text = re.sub(r"crash_matrix::\S*[^\s:] ", "", text)
+    text = re.split(r"\n|\. ", text.strip())[0].rstrip(".").replace("|", "/")
+    return text if len(text) <= WIDTH else text[:WIDTH].rsplit(" ", 1)[0] + " …"
 
 
-def without_paths(text):
-    """Without the function's long name."""
-    words = [word for word in text.split(" ") if "crash_matrix::" not in word or ": " in word]
-    return " ".join(words)
+def rendered(outcome):
+    text, *after = outcome.text.rsplit("; pool ", 1)
+    text = "; pool ".join([short(text), *after])
+    if outcome.kind in STUCK:
+        return f"**{outcome.kind}**: {text}"
+    what = {"end": "the user's process ends", "panic": "a panic of the user's thread"}.get(outcome.kind, outcome.kind)
+    return f"{what} after {duration(outcome.seconds)}: {text}"
 
 
-def procspawn_cells():
-    program = ["cargo", "bench", "--bench", "crash_procspawn", "--"]
-    subprocess.run(program + ["none"], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    os.chdir(ROOT)
-    cells = []
-    for row, _ in ROWS:
-        cell = outcome_of(program + [row])
-        cells.append("" if cell.startswith("not run") else cell)
-    return cells
+def cell(found):
+    """The median of what came; if it was not always of the same kind, of each."""
+    by_kind = {}
+    for outcome in found:
+        by_kind.setdefault(outcome.kind, []).append(outcome)
+    parts = []
+    for same in by_kind.values():
+        middle = statistics.median_low(outcome.seconds for outcome in same)
+        text = rendered(next(outcome for outcome in same if outcome.seconds == middle))
+        parts.append(text if len(same) == len(found) else f"{len(same)} of {len(found)}: {text}")
+    return "; ".join(parts)
 
 
-def python_cells(peer):
-    cells = []
-    for row, _ in ROWS:
-        if peer not in CASES[row][1]:
-            cells.append("")
-            continue
-        cells.append(outcome_of([sys.executable, __file__, "--case", row, peer]))
-    return cells
+def stuck(column, names):
+    """In how many of the cases something never came, or never went."""
+    tried = [column[case] for case in names if column.get(case)]
+    return f"{sum(any(outcome.kind in STUCK for outcome in found) for found in tried)} of {len(tried)}"
 
 
-def about():
-    """When, where and of what the table was made."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True)
+def table(names, columns):
+    lines = ["| | " + " | ".join(head for head, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for case, name in names.items():
+        cells = [cell(column.get(case, [])) for _, column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines.append("| **hang** or **left**, of those tried | " + " | ".join(stuck(column, names) for _, column in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def output_of(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def about(pythons, loads):
+    """When, where, how and of what the tables were made."""
+    changed = output_of("git", "status", "--porcelain", "--", ".", f":!{TABLE}")
+    arguments = [f"--python {pathlib.Path(python).name}" for python in pythons]
+    command = " ".join(["benches/peers/crash_matrix.py --record", *arguments])
     return (
-        f"Made on {time.strftime('%Y-%m-%d')} at commit {commit.stdout.strip()}, on Linux {platform.release()} with "
-        f"{os.cpu_count()} cores and {rustc.stdout.strip()}. Our column is of a debug build. loky's `imap` is its `map`, which takes "
-        "all inputs first.\n\n"
+        f"Made by `{command}` on {time.strftime('%Y-%m-%d')} at commit "
+        f"{output_of('git', 'rev-parse', '--short', 'HEAD')}{' with changes' if changed else ''}, on Linux "
+        f"{platform.release()} with {os.cpu_count()} cores; {output_of('rustc', '--version')}. procpool and procspawn are "
+        f"release builds, without fault points; Python's pools start their workers in the way that is theirs by default. Times are "
+        f"medians of {RUNS} runs (of procpool's tests that try something several times, of the slowest in each run); what "
+        f"took more than {CHEAP} s was run once. The load average of the machine was {min(loads):.1f} to {max(loads):.1f} meanwhile."
     )
+
+
+CELLS_ABOUT = (
+    "A value goes wrong while the task or its result is encoded or decoded, or the call does: with an error (a Python exception, "
+    "an error of serde's, a panic in the call), by an exit (`sys.exit(7)`, which in Python is an exception too; "
+    "`std::process::exit(7)`), or by a crash (`abort`). Encoding a task and decoding its result happen in the user's process. "
+    f"Afterwards the pool gets a healthy task: usable, if that has its value within {LATER:.0f} s; broken, if it has an error; stuck, "
+    "if it has nothing."
+)
+
+
+def version_of(python, module=None):
+    """Of an interpreter, or of a module of it; `None` if there is no such thing."""
+    wanted = f"import {module}; print({module}.__version__)" if module else "import platform; print(platform.python_version())"
+    try:
+        return output_of(python, "-c", wanted) or None
+    except OSError:
+        return None
+
+
+def parsed():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--python", action="append", default=[])
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    arguments = parser.parse_args()
+    for case in arguments.cases:
+        if case not in {**ROWS, **CELLS}:
+            parser.error(f"no case {case}")
+    for python in arguments.python:
+        if not version_of(python):
+            parser.error(f"{python} cannot be run")
+    if arguments.record and arguments.cases:
+        parser.error("only all cases can be recorded")
+    return arguments
 
 
 def main():
-    if sys.argv[1:2] == ["--case"]:
-        return one_case(sys.argv[2], sys.argv[3])
-    python = f"CPython {platform.python_version()}"
-    columns = [("procpool", procpool_cells()), ("procspawn", procspawn_cells())]
-    columns += [(f"{python} `multiprocessing`", python_cells("Pool"))]
-    columns += [(f"{python} `ProcessPoolExecutor`", python_cells("executor"))]
-    try:
-        import loky
+    arguments = parsed()
+    adopt_orphans()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    rows = {case: name for case, name in ROWS.items() if not arguments.cases or case in arguments.cases}
+    cells = {case: name for case, name in CELLS.items() if not arguments.cases or case in arguments.cases}
+    cases = [*rows, *cells]
+    pythons = [python for python in arguments.python or ["python3.11", "python3.13"] if version_of(python)]
+    procspawn = re.search(r'name = "procspawn"\nversion = "(.*)"', (ROOT / "Cargo.lock").read_text())[1]
+    columns, loads = [], []
 
-        columns += [(f"loky {loky.__version__}", python_cells("loky"))]
-    except ImportError:
-        pass
-    lines = ["| what happens | " + " | ".join(name for name, _ in columns) + " |"]
-    lines += ["|---" * (len(columns) + 1) + "|"]
-    for number, (_, what) in enumerate(ROWS):
-        cells = [cells[number].replace("|", "/") for _, cells in columns]
-        lines.append(f"| {what} | " + " | ".join(cells) + " |")
-    table = about() + "\n".join(lines) + "\n"
-    if "--record" in sys.argv:
-        (ROOT / "src/guide/comparison_table.md").write_text(table)
+    def add(head, column):
+        columns.append((head, column))
+        loads.append(os.getloadavg()[0])
+
+    add("procpool", procpool_column(cases))
+    add(f"procspawn {procspawn}", procspawn_column(cases))
+    for peer, name in (("Pool", "multiprocessing"), ("executor", "ProcessPoolExecutor")):
+        for python in pythons:
+            add(f"CPython {version_of(python)} `{name}`", python_column(python, peer, cases))
+    for python in [python for python in pythons if version_of(python, "loky")][-1:]:
+        head = f"loky {version_of(python, 'loky')}, CPython {version_of(python)}"
+        add(head, python_column(python, "loky", cases))
+    parts = [about(arguments.python, loads), table(rows, columns), CELLS_ABOUT, table(cells, columns)]
+    text = "\n\n".join(parts)
+    if arguments.record:
+        (ROOT / TABLE).write_text(text)
     else:
-        print(table)
+        print(text)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@
 //! A parent that gets no answer for ten seconds panics.
 #![allow(unsafe_code)] // Forks, and reads words of a mapping that two processes share.
 
+use super::line::{Line, spin_until};
 use crate::measure::{median, pin};
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::thread::{futex, sched_getaffinity, sched_setaffinity};
-use std::hint::spin_loop;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,20 +24,14 @@ use std::time::{Duration, Instant};
 
 /// Ends a ping-pong; no counter gets that far.
 const STOP: u32 = u32::MAX;
-/// Spins before a side lets others run, for machines with one core.
-const SPINS: u32 = 1 << 16;
 /// Most forks that one request may ask for.
 const FORKS_MAX: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// 128 bytes: neighbouring lines are fetched in pairs.
-#[repr(C, align(128))]
-struct Line(AtomicU32);
-
 #[repr(C)]
 struct Lines {
-    ping: Line,
-    pong: Line,
+    ping: Line<AtomicU32>,
+    pong: Line<AtomicU32>,
 }
 
 /// What the helper is asked for; the argument comes after it.
@@ -96,7 +90,7 @@ impl Helper {
 
     fn trip_spinning(&self, round: u32) {
         self.lines.ping.0.store(round, Ordering::Release);
-        let seen = until(|| self.lines.pong.0.load(Ordering::Acquire) == round);
+        let seen = spin_until(PATIENCE, || self.lines.pong.0.load(Ordering::Acquire) == round);
         assert!(seen, "the helper process does not answer");
     }
 
@@ -199,7 +193,7 @@ fn answer_spinning(Lines { ping, pong }: &Lines) {
     let mut last = 0;
     loop {
         let mut next = last;
-        until(|| {
+        spin_until(PATIENCE, || {
             next = ping.0.load(Ordering::Acquire);
             next != last
         });
@@ -231,23 +225,6 @@ fn wait_for_change(word: &AtomicU32, old: u32) -> u32 {
             return value;
         }
         let _ = futex::wait(word, futex::Flags::empty(), old, None);
-    }
-}
-
-/// Spins until `reached` says so; `false` after a long time.
-fn until(mut reached: impl FnMut() -> bool) -> bool {
-    let mut start = None;
-    loop {
-        for _ in 0..SPINS {
-            if reached() {
-                return true;
-            }
-            spin_loop();
-        }
-        std::thread::yield_now();
-        if start.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-            return false;
-        }
     }
 }
 
