@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::sync::Event;
-use crate::sync::scribble_fuzz::{Round, Step, Steps, alone};
+use crate::sync::scribble_fuzz::{Round, Step, Steps, is_alone};
 
 type Entries = Dict<String, (String, Option<Event>)>;
 type Pairs = Dict<u32, u64>;
@@ -48,10 +48,9 @@ fn use_pairs(dict: &Pairs, (_, how, _, value): Step) {
 
 #[test]
 fn fuzz_dict() {
-    alone("collections::dict::fuzz::fuzz_dict", fuzz_dict_alone);
-}
-
-fn fuzz_dict_alone() {
+    if !is_alone("collections::dict::fuzz::fuzz_dict") {
+        return;
+    }
     bolero::check!().with_type::<Steps>().for_each(|steps| {
         let mut round = Round::begin();
         let (Ok(event), Ok(entries), Ok(pairs)) = (Event::new(), Entries::new(), Pairs::new())

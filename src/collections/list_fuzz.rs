@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::sync::Event;
-use crate::sync::scribble_fuzz::{Round, Step, Steps, alone};
+use crate::sync::scribble_fuzz::{Round, Step, Steps, is_alone};
 
 type Values = List<(String, Option<Event>)>;
 
@@ -35,10 +35,9 @@ fn use_list(list: &Values, step: Step, event: &Event) {
 
 #[test]
 fn fuzz_list() {
-    alone("collections::list::fuzz::fuzz_list", fuzz_list_alone);
-}
-
-fn fuzz_list_alone() {
+    if !is_alone("collections::list::fuzz::fuzz_list") {
+        return;
+    }
     bolero::check!().with_type::<Steps>().for_each(|steps| {
         let mut round = Round::begin();
         let (Ok(event), Ok(list)) = (Event::new(), Values::new()) else { panic!("no room") };

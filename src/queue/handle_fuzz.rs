@@ -6,15 +6,14 @@ use crate::collections::{Array, Dict, List};
 use crate::shm::shape::ObjectId;
 use crate::sync::crossing::{decode_for_test, encode_for_test};
 use crate::sync::handle::Reference;
-use crate::sync::scribble_fuzz::{Round, alone};
+use crate::sync::scribble_fuzz::{Round, is_alone};
 use crate::sync::{Event, Mutex, RwLock, Semaphore};
 
 #[test]
 fn fuzz_handles_of_the_living() {
-    alone("queue::handle_fuzz::fuzz_handles_of_the_living", fuzz_handles_of_the_living_alone);
-}
-
-fn fuzz_handles_of_the_living_alone() {
+    if !is_alone("queue::handle_fuzz::fuzz_handles_of_the_living") {
+        return;
+    }
     type Input = Vec<(u8, u8, u8, u64)>;
     bolero::check!().with_type::<Input>().for_each(|steps| {
         let round = Round::begin();

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::sync::Event;
-use crate::sync::scribble_fuzz::{Round, Step, Steps, alone};
+use crate::sync::scribble_fuzz::{Round, Step, Steps, is_alone};
 
 type Tasks = JoinableQueue<(String, Option<Event>)>;
 
@@ -28,10 +28,9 @@ fn use_queue(queue: &Tasks, step: Step, event: &Event) {
 
 #[test]
 fn fuzz_joinable() {
-    alone("queue::joinable::fuzz::fuzz_joinable", fuzz_joinable_alone);
-}
-
-fn fuzz_joinable_alone() {
+    if !is_alone("queue::joinable::fuzz::fuzz_joinable") {
+        return;
+    }
     bolero::check!().with_type::<Steps>().for_each(|steps| {
         let mut round = Round::begin();
         let on_death =

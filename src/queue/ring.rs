@@ -130,8 +130,8 @@ impl Ring<'_> {
     /// Moves a hint past `position` (R2).
     #[inline]
     fn pass(hint: &AtomicU64, position: u64) {
-        // Whoever fails found that somebody else has moved it.
-        let _ = hint.compare_exchange(position, position + 1, Relaxed, Relaxed);
+        // Whoever fails found that somebody else has moved it. The last position is never reached, but may be written there.
+        let _ = hint.compare_exchange(position, position.wrapping_add(1), Relaxed, Relaxed);
     }
 
     /// Appends `value`.
@@ -425,6 +425,25 @@ mod tests {
         assert_eq!(ring.claim(1, |_| ()).unwrap().value, 3);
         assert_eq!(ring.claim(1, |_| ()), None);
         assert!(!ring.has_value());
+    }
+
+    /// No ring comes to the last position, but somebody may write there that it has. The next one overflowed.
+    #[test]
+    fn hints_at_their_end_begin_anew() {
+        let memory = Memory::new(2);
+        let ring = memory.ring();
+        memory.head.store(u64::MAX, Relaxed);
+        memory.tail.store(u64::MAX, Relaxed);
+        let last = Cell { lap: LAPS - 1, claimer: 0, state: EMPTY, value: 0 };
+        memory.cells[1].store(last.to_raw(), Relaxed);
+        for value in [1, 2] {
+            ring.push(value).unwrap();
+        }
+        for value in [1, 2] {
+            let claim = ring.claim(1, |_| ()).unwrap();
+            assert_eq!(claim.value, value);
+            ring.release(claim.position);
+        }
     }
 
     #[test]

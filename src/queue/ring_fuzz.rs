@@ -34,8 +34,10 @@ fn fuzz_ring() {
                 4 => cells[*value as usize % 8].store(u64::from(*value) << 20 | 1, Relaxed),
                 5 => drop(ring.claimed_at(u64::from(*value), 1)),
                 6 => assert!(ring.claims().len() <= cells.len()),
-                7 => ring
-                    .clear_out(|value| value % 2 == 0, |position, who| (position + who) % 3 == 0),
+                7 => ring.clear_out(
+                    |value| value % 2 == 0,
+                    |position, who| position.wrapping_add(who) % 3 == 0,
+                ),
                 _ => drop(ring.len()),
             }
         }

@@ -9,8 +9,8 @@ use crate::prim::{AtomicU64, Relaxed};
 
 /// Words of the allocator's own, all but its lock: what the kernel and the C library keep in that is theirs.
 fn scribble(arena: &Arena, writes: &[(u16, u64)]) {
+    let words = arena.allocator_words();
     for (place, value) in writes {
-        let words = arena.allocator_words();
         if let Some(word) = words.get(usize::from(*place) % words.len().max(1)) {
             word.store(*value, Relaxed);
         }

@@ -16,12 +16,12 @@ use std::ops::Range;
 pub(crate) type Step = (u8, u8, u16, u64);
 pub(crate) type Steps = Vec<Step>;
 
-/// Runs a target, a test of this name, in a process of its own: the arena of this one is other tests', too. A fuzzer
-/// that chooses the bytes has only that one target in its process.
-pub(crate) fn alone(name: &str, target: impl FnOnce()) {
+/// Whether this process is a target's own, a test of this name. If not, runs it in one: the arena of this one is other tests',
+/// too. A fuzzer that chooses the bytes has only that one target in its process.
+pub(crate) fn is_alone(name: &str) -> bool {
     const ALONE: &str = "PROCPOOL_FUZZ_ALONE";
     if cfg!(fuzzing) || std::env::var_os(ALONE).is_some() {
-        return target();
+        return true;
     }
     let Ok(program) = std::env::current_exe() else { panic!("no program") };
     let mut command = std::process::Command::new(program);
@@ -30,6 +30,7 @@ pub(crate) fn alone(name: &str, target: impl FnOnce()) {
     let [text, errors] =
         [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     assert!(ended.status.success() && text.contains("1 passed"), "{text}{errors}");
+    false
 }
 
 /// A round of a target: from before its objects are made until after they are gone.
@@ -107,30 +108,30 @@ impl Round {
         new.map(|block| block.offset..block.offset + block.bytes).collect()
     }
 
-    /// The words of the objects' blocks, and of the records.
-    fn words(&self) -> Vec<u64> {
-        let blocks = self.new_blocks().into_iter().flat_map(|block| block.step_by(8));
-        blocks.chain(self.waiters.iter().map(|(place, _)| *place)).collect()
+    /// Where the words of the objects' blocks are, and of the records.
+    fn words(&self) -> Words {
+        let mut ranges = self.new_blocks();
+        if let (Some((first, _)), Some((last, _))) = (self.waiters.first(), self.waiters.last()) {
+            ranges.push(*first..last + 8);
+        }
+        Words { count: ranges.iter().map(|range| (range.end - range.start) / 8).sum(), ranges }
     }
 
     /// Writes into one of the objects' words: small numbers, places in the arena, participants, what is in another word,
     /// nearly what was there, anything.
     pub(crate) fn scribble(&self, (_, how, at, value): Step) {
         let words = self.words();
-        if words.is_empty() {
-            return;
-        }
-        let pick = |number: usize, used: bool| {
-            let all = words.iter().cycle().skip(number % words.len()).take(words.len());
+        let Some(first) = words.at(0) else { return };
+        let pick = |number: u64, used: bool| {
+            let mut all = (0..words.count).filter_map(|ahead| words.at(number + ahead));
             // Most words say nothing yet.
-            let mut some = all.filter(|place| !used || self.word(**place).load(Relaxed) != 0);
-            some.next().copied().unwrap_or(words[0])
+            all.find(|place| !used || self.word(*place).load(Relaxed) != 0).unwrap_or(first)
         };
-        let place = pick(usize::from(at), how & 0x80 != 0);
+        let place = pick(u64::from(at), how & 0x80 != 0);
         let at = self.word(place);
         let now = at.load(Relaxed);
         let (dead, me) = (self.dead.to_raw(), own_id().to_raw());
-        let other = pick(value as usize >> 8, true);
+        let other = pick(value >> 8, true);
         let new = match how % 16 {
             0 => value % 8,
             1 => other,
@@ -199,6 +200,27 @@ impl Round {
         for block in self.new_blocks() {
             self.arena.free(block.start);
         }
+    }
+}
+
+/// Words in several places, by number; there are too many to list them for every step.
+struct Words {
+    ranges: Vec<Range<u64>>,
+    count: u64,
+}
+
+impl Words {
+    /// The place of one; numbers go round.
+    fn at(&self, number: u64) -> Option<u64> {
+        let mut left = number.checked_rem(self.count)?;
+        for range in &self.ranges {
+            let words = (range.end - range.start) / 8;
+            if left < words {
+                return Some(range.start + left * 8);
+            }
+            left -= words;
+        }
+        None
     }
 }
 

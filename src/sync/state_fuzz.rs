@@ -1,14 +1,15 @@
 //! Fuzz target: locks and the like in which a peer scribbles, and in the records of who waits. Operations may fail, and
 //! give what is not there; but they come to an end.
 
-use super::scribble_fuzz::{Round, Step, Steps, alone};
+use super::scribble_fuzz::{Round, Step, Steps, is_alone};
 use super::{Barrier, Condvar, Event, Mutex, Once, RwLock, Semaphore};
 use std::time::Duration;
 
 const NOW: Duration = Duration::ZERO;
 
 fn use_semaphore(semaphore: &Semaphore, (_, how, at, value): Step) {
-    let permits = u32::from(at) % 4 + if value.is_multiple_of(9) { value as u32 } else { 0 };
+    let many = if value.is_multiple_of(9) { value as u32 } else { 0 };
+    let permits = many.saturating_add(u32::from(at) % 4);
     match how % 8 {
         0 => drop(semaphore.try_acquire()),
         1 => drop(semaphore.acquire_timeout(NOW)),
@@ -68,10 +69,9 @@ fn use_barrier(barrier: &Barrier, once: &Once, (_, how, _, _): Step) {
 
 #[test]
 fn fuzz_sync_states() {
-    alone("sync::state_fuzz::fuzz_sync_states", fuzz_sync_states_alone);
-}
-
-fn fuzz_sync_states_alone() {
+    if !is_alone("sync::state_fuzz::fuzz_sync_states") {
+        return;
+    }
     bolero::check!().with_type::<Steps>().for_each(|steps| {
         let mut round = Round::begin();
         let locks = (Semaphore::new(3), RwLock::new(7u64), Mutex::new(0u8));
