@@ -1,4 +1,7 @@
-//! Loom models of a place for contexts: SYNC(context), SYNC(context-free).
+//! Loom models of a place for contexts: SYNC(context).
+//!
+//! That a place which is freed is taken with what was written there before is not seen: loom has one order of the stores to
+//! a word, that in which they are made.
 
 use super::context_place::{ContextPlace, Entered};
 use super::state::StateWord;

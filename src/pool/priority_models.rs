@@ -65,10 +65,12 @@ fn priority_models_who_sees_the_task_in_its_ring_knows_that_there_are_priorities
     loom::model(|| {
         let memory = Memory::new();
         let theirs = memory.clone();
-        let user = thread::spawn(move || assert!(theirs.with(|rings| rings.push(3, 0))));
-        if memory.with(|rings| rings.rings[0].has_value()) {
-            assert!(memory.with(|rings| rings.has_task()));
-        }
-        user.join().unwrap();
+        let worker = thread::spawn(move || {
+            if theirs.with(|rings| rings.rings[0].has_value()) {
+                assert!(theirs.with(|rings| rings.has_task()));
+            }
+        });
+        assert!(memory.with(|rings| rings.push(3, 0)));
+        worker.join().unwrap();
     });
 }

@@ -50,6 +50,36 @@ fn a_waiter_is_woken_by_the_end_of_its_task_and_sees_the_output() {
 }
 
 #[test]
+fn who_sees_that_a_task_is_done_or_takes_it_sees_its_output() {
+    loom::model(|| {
+        let word = Arc::new(StateWord::new());
+        let output = Arc::new(AtomicU64::new(0));
+        let generation = word.publish();
+        assert!(word.claim(1));
+        let user = {
+            let (word, output) = (word.clone(), output.clone());
+            thread::spawn(move || {
+                if word.try_take(generation) {
+                    assert_eq!(output.load(Relaxed), 9);
+                }
+            })
+        };
+        let other = {
+            let (word, output) = (word.clone(), output.clone());
+            thread::spawn(move || {
+                if word.load().phase == Phase::Done {
+                    assert_eq!(output.load(Relaxed), 9);
+                }
+            })
+        };
+        output.store(9, Relaxed);
+        let _ = word.finish();
+        user.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
 fn one_of_two_takers_wins() {
     loom::model(|| {
         let word = Arc::new(StateWord::new());
@@ -92,6 +122,7 @@ fn a_slot_given_back_by_settlement_keeps_its_waiter() {
 /// sees what was noted of it.
 #[test]
 fn a_task_is_claimed_or_cancelled_and_its_waiter_sees_how_it_ended() {
+    // All of them would take minutes.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {
@@ -170,19 +201,24 @@ fn who_watches_a_task_is_told_or_comes_too_late() {
         let word = Arc::new(StateWord::new());
         let output = Arc::new(AtomicU64::new(0));
         let generation = word.publish();
-        let worker = {
+        let watcher = {
             let (word, output) = (word.clone(), output.clone());
             thread::spawn(move || {
-                assert!(word.claim(1));
-                output.store(9, Relaxed);
-                word.finish().watched
+                let watched = word.set_watched(generation);
+                if !watched {
+                    assert_eq!(
+                        output.load(Relaxed),
+                        9,
+                        "it has ended, and the outcome is not seen"
+                    );
+                }
+                watched
             })
         };
-        let watched = word.set_watched(generation);
-        if !watched {
-            assert_eq!(output.load(Relaxed), 9, "it has ended, and what it came to is not seen");
-        }
-        assert_eq!(worker.join().unwrap(), watched);
+        assert!(word.claim(1));
+        output.store(9, Relaxed);
+        let told = word.finish().watched;
+        assert_eq!(watcher.join().unwrap(), told);
     });
 }
 

@@ -58,6 +58,28 @@ fn a_value_is_whole_when_it_is_got_and_its_cell_is_written_again_only_then() {
     });
 }
 
+#[test]
+fn what_was_done_with_a_value_is_seen_by_who_has_its_cell_next() {
+    loom::model(|| {
+        let memory = Memory::new(1);
+        assert!(memory.put(1));
+        let handed_over = Arc::new(AtomicU64::new(0));
+        let producer = {
+            let (memory, handed_over) = (memory.clone(), handed_over.clone());
+            thread::spawn(move || {
+                if let Some(claim) = memory.cells().claim_empty(1) {
+                    assert_eq!(handed_over.load(Relaxed), 1);
+                    memory.cells().empty(claim);
+                }
+            })
+        };
+        let claim = memory.cells().claim_full(2).unwrap();
+        handed_over.store(1, Relaxed);
+        memory.cells().empty(claim);
+        producer.join().unwrap();
+    });
+}
+
 /// A consumer that passed over a cell which was being filled took the value behind it, though both had
 /// been put by then.
 #[test]

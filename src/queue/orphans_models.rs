@@ -63,3 +63,16 @@ fn orphans_models_who_has_a_dead_ones_id_keeps_what_it_takes() {
         assert_eq!(*queue.lock(), [None, None]);
     });
 }
+
+#[test]
+fn orphans_models_who_sees_that_somebody_has_died_sees_who() {
+    loom::model(|| {
+        let queue = Queue::of([None, None]);
+        let theirs = queue.clone();
+        let looks = thread::spawn(move || {
+            assert!(!theirs.orphans.may_be() || theirs.orphans.see().has(70));
+        });
+        queue.orphans.note(70);
+        looks.join().unwrap();
+    });
+}

@@ -88,13 +88,13 @@ fn membership_models_a_process_is_not_taken_for_one_that_began_when_its_predeces
         let entry = Entry::new();
         entry.live(7);
         let theirs = entry.clone();
-        let next = thread::spawn(move || {
-            theirs.membership.release();
-            theirs.live(8);
+        let looks = thread::spawn(move || {
+            let (pid, began) = theirs.membership.identity();
+            assert!(pid != 8 || began == 0 || began == 8, "{pid} began at {began}");
         });
-        let (pid, began) = entry.membership.identity();
-        assert!(pid != 8 || began == 0 || began == 8, "{pid} began at {began}");
-        next.join().unwrap();
+        entry.membership.release();
+        entry.live(8);
+        looks.join().unwrap();
         assert_eq!(entry.membership.identity(), (8, 8));
     });
 }

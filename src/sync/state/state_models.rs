@@ -83,14 +83,15 @@ impl<S> Caller for Thread<S> {
     }
 }
 
-/// Explores what `threads` do: two of them up to three switches that nothing forces, three up to two.
+/// Explores what `threads` do: two of them up to four switches that nothing forces, three up to two.
+/// (One more, or all of them, takes minutes.)
 fn explore<S: Send + Sync + 'static>(
     make: fn() -> S,
     threads: &'static [fn(&Thread<S>)],
     after: fn(&Memory<S>),
 ) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(if threads.len() > 2 { 2 } else { 3 });
+    model.preemption_bound = Some(if threads.len() > 2 { 2 } else { 4 });
     model.check(move || {
         let memory = Arc::new(Memory {
             state: make(),
@@ -259,6 +260,15 @@ fn wait_for_event(thread: &Thread<EventState>) {
 #[test]
 fn event_models_setting_reaches_everybody_with_what_was_done_before() {
     explore(|| EventState::new(false), &[wait_for_event, set_event, wait_for_event], |_| ());
+}
+
+#[test]
+fn event_models_who_sees_that_it_is_set_sees_what_was_done_before() {
+    fn look(thread: &Thread<EventState>) {
+        assert!(!thread.state().is_set() || thread.memory.payload.load(Relaxed) == 7);
+    }
+    explore(|| EventState::new(true), &[set_event, look], |_| ());
+    explore(|| EventState::new(false), &[set_event, look], |_| ());
 }
 
 #[test]
