@@ -91,6 +91,13 @@ pub mod sys_failures {
     pub use crate::sys::fail::CALLS;
 }
 
+/// How long workers that have left their pool may take to end, for a test of that; not part of the interface.
+#[doc(hidden)]
+#[cfg(all(not(loom), any(debug_assertions, feature = "fault")))]
+pub mod lingering {
+    pub use crate::pool::leaving::set_linger;
+}
+
 /// Says where in `main` the processes that the crate starts may take over.
 ///
 /// Without it they take over before `main`, which is all that most programs need. A program whose

@@ -4,11 +4,15 @@
 
 mod support;
 
-use procpool::collections::{Dict, List};
-use procpool::queue::Queue;
-use procpool::sync::{Event, Mutex, RwLock, Semaphore};
-use procpool::{Arena, Confinement, Pool, Process};
+use procpool::collections::{Array, Dict, List, Namespace};
+use procpool::queue::{JoinableQueue, Pipe, Queue};
+use procpool::sync::{
+    Barrier, Condvar, Event, Mutex, Once, ReentrantMutex, RwLock, Semaphore, Value,
+};
+use procpool::{Arena, Confinement, Pool, Process, Stdio};
+use serde::{Deserialize, Serialize};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 use support::*;
 
@@ -52,6 +56,74 @@ fn shares(pool: &Pool) {
     let (dict, _, sum, table, permits, _, list) = &shared;
     assert_eq!((got, dict.len(), list.len()), (78, 12, 12));
     assert_eq!((*sum.lock().unwrap(), *table.read().unwrap(), permits.available()), (78, 12, 1));
+    meets(pool);
+}
+
+/// The other kinds of objects.
+#[derive(Serialize, Deserialize)]
+struct Others {
+    value: Value<u64>,
+    array: Array<u64>,
+    names: Namespace,
+    chores: JoinableQueue<u64>,
+    pipe: Pipe<u64, u64>,
+    both: Barrier,
+    state: Mutex<u64>,
+    changed: Condvar,
+    once: Once,
+    nested: ReentrantMutex,
+}
+
+/// A task and this program wait for each other in every way.
+fn meets(pool: &Pool) {
+    let (here, pipe) = Pipe::pair().unwrap();
+    let others = Others {
+        value: Value::new(1).unwrap(),
+        array: Array::new(&[1, 2, 3]).unwrap(),
+        names: Namespace::new().unwrap(),
+        chores: JoinableQueue::new(4).unwrap(),
+        pipe,
+        both: Barrier::new(2).unwrap(),
+        state: Mutex::new(0).unwrap(),
+        changed: Condvar::new().unwrap(),
+        once: Once::new().unwrap(),
+        nested: ReentrantMutex::new().unwrap(),
+    };
+    let serve = |others: &Others, n: u64| {
+        let chore = others.chores.get().unwrap();
+        others.once.call_once(|| {
+            others.value.fetch_add(n);
+        });
+        others.array.lock().unwrap()[1] += chore;
+        others.names.set("n", &n).unwrap();
+        others.chores.task_done().unwrap();
+        let asked = others.pipe.recv().unwrap();
+        let outer = others.nested.lock().unwrap();
+        others.pipe.send(asked + 1).unwrap();
+        drop((others.nested.lock().unwrap(), outer));
+        others.both.wait().unwrap();
+        *others.state.lock().unwrap() = n;
+        others.changed.notify_all();
+    };
+    let task = pool.with(&others).submit(serve, 7).unwrap();
+    // It sleeps there by now, most probably.
+    std::thread::sleep(Duration::from_millis(20));
+    others.chores.put(5).unwrap();
+    others.chores.join();
+    here.send(1).unwrap();
+    assert_eq!(here.recv().unwrap(), 2);
+    others.both.wait().unwrap();
+    let state = others.state.lock().unwrap();
+    let zero = |state: &mut u64| *state == 0;
+    let waited = others.changed.wait_timeout_while(state, Duration::from_secs(20), zero);
+    let (state, is_in_time) = waited.unwrap();
+    assert!(is_in_time && *state == 7, "{}", *state);
+    drop(state);
+    task.join().unwrap();
+    others.once.call_once(|| unreachable!());
+    assert_eq!((others.value.load(), others.array.load(1)), (8, 7));
+    assert_eq!(others.names.get::<u64>("n").unwrap(), Some(7));
+    drop(others.nested.lock().unwrap());
 }
 
 /// What some of these tests need rights for is not passed over in silence.
@@ -76,6 +148,10 @@ fn few_descriptors() {
     works(&pool);
     let text = Pool::builder().workers(100).build().unwrap_err().to_string();
     assert!(text.contains("Too many open files"), "{text}");
+    // To count them takes one.
+    let is_as_before =
+        || std::fs::read_dir("/proc/self/fd").is_ok_and(|descriptors| descriptors.count() <= open);
+    wait_until("descriptors are as before", is_as_before);
     let mut processes = Vec::new();
     let text = loop {
         match Process::spawn(|ms: u64| std::thread::sleep(Duration::from_millis(ms)), 100_000) {
@@ -83,7 +159,8 @@ fn few_descriptors() {
             Err(error) => break error.to_string(),
         }
     };
-    assert!(processes.len() > 5 && text.contains("Too many open files"), "{text}");
+    let count = processes.len();
+    assert!(count > 5 && text.contains("Too many open files"), "{count}: {text}");
     // With none left, objects are used all the same.
     shares(&pool);
     drop(processes);
@@ -92,6 +169,65 @@ fn few_descriptors() {
     wait_until("descriptors are given back", || open_descriptors() <= before + 2);
     works(&Pool::builder().workers(8).build().unwrap());
 }
+
+/// How many more descriptors a program may have that needs more for each thing that it does.
+const SPARE: u64 = 40;
+
+/// Does what takes descriptors of this program, or of its guardian, while there are so many more.
+fn with_spare_descriptors(spare: u64) {
+    let of_a_file = || std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    let (before, lowest) = (open_descriptors(), of_a_file());
+    let set = |most| {
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: 4096 };
+        // SAFETY: passes a valid structure.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    };
+    let attempt = || -> Result<(), Box<dyn std::error::Error>> {
+        let pool = Pool::builder().workers(2).build()?;
+        assert!(pool.map(|n: u64| n * n, 0..100)?.into_iter().eq((0..100).map(|n| n * n)));
+        shares(&pool);
+        pool.resize(4)?;
+        let process = Process::builder().stdout(Stdio::Piped).stderr(Stdio::Null);
+        assert_eq!(process.spawn(|n: u8| n + 1, 1)?.join()?, 2);
+        Ok(())
+    };
+    set(lowest + spare);
+    for _ in 0..2 {
+        match attempt() {
+            Ok(()) => println!("it fits"),
+            Err(error) => println!("it does not: {error}"),
+        }
+    }
+    set(4096);
+    works(&Pool::builder().workers(4).build().unwrap());
+    // One is the arena's.
+    wait_until("descriptors are given back", || open_descriptors() <= before + 1);
+    assert_eq!(children(std::process::id()), []);
+}
+
+/// From none to enough: each may be the one that is missing.
+#[test]
+fn any_descriptor_may_be_the_last() {
+    let _dog = watchdog(300);
+    let fits = std::sync::Mutex::new(Vec::new());
+    several_at_a_time(0..SPARE, |spare, folder| {
+        let mut program = program_in_role("spare", folder);
+        let (status, text, errors) = run_to_end(program.env(SPARE_VARIABLE, spare.to_string()));
+        assert!(status.success() && !errors.contains("panicked"), "{spare}: {text}{errors}");
+        wait_until("the temporary directory is empty", || {
+            std::fs::read_dir(folder).unwrap().count() == 0
+        });
+        let (well, other) = (text.matches("it fits").count(), text.matches("it does not:").count());
+        assert_eq!(well + other, 2, "{spare}: {text}{errors}");
+        fits.lock().unwrap().push((spare, well));
+    });
+    let mut fits = fits.into_inner().unwrap();
+    fits.sort_unstable();
+    println!("{fits:?}");
+    assert!(fits.first() == Some(&(0, 0)) && fits.last() == Some(&(SPARE - 1, 2)), "{fits:?}");
+}
+
+const SPARE_VARIABLE: &str = "PROCPOOL_TEST_SPARE";
 
 /// As another user, of whom there are no other processes.
 fn few_processes() {
@@ -128,6 +264,28 @@ fn small_arena() {
     let too_long = pool.submit(|n: usize| vec![0u8; n], 17 << 20).unwrap().join().unwrap_err();
     assert!(too_long.is_codec(), "{too_long}");
     works(&pool);
+}
+
+/// What cannot be mapped is an error; nothing of it is left.
+fn little_address_space() {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    // A thread has a stack of 8 MiB, and its memory another 64.
+    let most = pages * 4096 + (400 << 20);
+    set_limit(libc::RLIMIT_AS, most);
+    let before = open_descriptors();
+    let big = Arena::builder("big").bytes(512 << 20).create().unwrap_err().to_string();
+    assert!(big.contains("memory") || big.contains("12"), "{big}");
+    assert!(shared_memory_files().is_empty(), "{:?}", shared_memory_files());
+    let big = Pool::builder().workers(1).arena_bytes(1 << 30).build().unwrap_err().to_string();
+    assert!(big.contains("Cannot allocate memory"), "{big}");
+    let thick = Pool::builder().workers(1).arena_bytes(64 << 20).stack_bytes(1 << 30);
+    let thick = thick.build().unwrap();
+    let lost = thick.submit(|n: u8| n, 1).and_then(|task| Ok(task.join()?)).unwrap_err();
+    assert!(lost.to_string().contains("broken") || lost.to_string().contains("lost"), "{lost}");
+    drop(thick);
+    works(&Pool::builder().workers(2).build().unwrap());
+    wait_until("descriptors are given back", || open_descriptors() <= before + 1);
 }
 
 /// In a container, `/dev/shm` often has little room.
@@ -195,6 +353,10 @@ fn child_program() {
     match role().as_deref() {
         Some("descriptors") => few_descriptors(),
         Some("processes") => few_processes(),
+        Some("address-space") => little_address_space(),
+        Some("spare") => {
+            with_spare_descriptors(std::env::var(SPARE_VARIABLE).unwrap().parse().unwrap());
+        }
         Some("arena") => small_arena(),
         Some("dev-shm") => small_dev_shm(),
         Some("processor") => a_second_of_processor_time(),
@@ -223,6 +385,11 @@ fn holds(role: &str) {
 #[test]
 fn sixty_four_descriptors() {
     holds("descriptors");
+}
+
+#[test]
+fn four_hundred_megabytes_of_addresses() {
+    holds("address-space");
 }
 
 #[test]

@@ -165,3 +165,66 @@ fn bad_policies_are_refused() {
     let error = build(Recycle::after_tasks(10).jitter(-0.1)).unwrap_err();
     assert!(error.to_string().contains("-0.1"), "{error}");
 }
+
+#[cfg(any(debug_assertions, feature = "fault"))]
+#[test]
+fn child_program() {
+    if role().as_deref() == Some("lingering") {
+        linger();
+    }
+}
+
+/// R3 of `pool/leaving.rs`.
+#[cfg(any(debug_assertions, feature = "fault"))]
+#[test]
+fn workers_that_have_left_and_do_not_end_are_killed() {
+    succeeds("lingering");
+}
+
+#[cfg(any(debug_assertions, feature = "fault"))]
+fn linger() {
+    const LONGEST: Duration = Duration::from_millis(400);
+    procpool::lingering::set_linger(LONGEST);
+    fn hang() {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+    extern "C" fn hang_at_exit() {
+        hang();
+    }
+    // SAFETY: the function lives as long as the program.
+    let prepare = |()| assert_eq!(unsafe { libc::atexit(hang_at_exit) }, 0);
+    let builder = || Pool::builder().workers(2).name("linger");
+    let in_finalizer = || builder().initializer(|()| (), ()).finalizer(|()| hang());
+    let at_exit = || builder().initializer(prepare, ());
+    let all_go = |what: &str, pids: &[u32], began: Instant| {
+        wait_until(what, || pids.iter().all(|pid| parent_of(*pid).is_none()));
+        assert!(began.elapsed() >= LONGEST, "{what}: they had {:?}", began.elapsed());
+    };
+    for (where_it_hangs, pool) in [("finalizer", in_finalizer()), ("exit", at_exit())] {
+        let pool = pool.recycle(Recycle::after_tasks(2)).build().unwrap();
+        let began = Instant::now();
+        let pids = pool.map(|_: u64| process::id(), 0..20).unwrap();
+        let spent = calls_by_pid(&pids).into_iter().filter(|(_, calls)| *calls == 2);
+        let spent: Vec<u32> = spent.map(|(pid, _)| pid).collect();
+        assert!(spent.len() >= 8, "{where_it_hangs}: {pids:?}");
+        assert!(spent.iter().any(|pid| is_running(*pid)), "{where_it_hangs}: it does not hang");
+        all_go(where_it_hangs, &spent, began);
+        // They went by themselves; that they were killed in the end is no loss.
+        wait_until("all are counted", || pool.stats().workers_recycled >= spent.len() as u64);
+        let stats = pool.stats();
+        assert_eq!((stats.workers_lost, stats.workers_killed), (0, 0), "{where_it_hangs}");
+        assert_eq!(pool.submit(|n: u8| n, 7).unwrap().join().unwrap(), 7);
+    }
+    for (where_it_hangs, pool) in [("finalizer", in_finalizer()), ("exit", at_exit())] {
+        let pool = pool.build().unwrap();
+        let pids = pool.broadcast(|(): ()| process::id(), &()).unwrap();
+        let pids: Vec<u32> = pids.into_iter().map(Result::unwrap).collect();
+        let began = Instant::now();
+        pool.resize(1).unwrap();
+        let retired = || pids.iter().filter(|pid| parent_of(**pid).is_none()).count();
+        wait_until(where_it_hangs, || retired() == 1);
+        assert!(began.elapsed() >= LONGEST, "{where_it_hangs}: {:?}", began.elapsed());
+        wait_until("it is counted", || pool.stats().workers_retired == 1);
+        assert_eq!(pool.stats().workers_lost, 0, "{where_it_hangs}");
+    }
+}

@@ -31,13 +31,20 @@ impl Keeper {
     /// Returns when there is a guardian.
     pub(super) fn start() -> Result<Self, Error> {
         let ending = event()?;
-        let guardian = new_guardian()?;
+        let kept = Kept(Some(new_guardian()?));
         let ended = ending.clone();
-        let thread = std::thread::Builder::new()
-            .name("procpool-keeper".into())
-            .spawn(move || keep(guardian, &ended))
+        let thread = sys::thread::start("procpool-keeper", None, move || keep(kept, &ended))
             .map_err(|error| Error::os("start the thread that keeps a name", error))?;
         Ok(Self { ending, thread: Some(thread) })
+    }
+}
+
+/// A guardian that ends with its keeper, also if there is no thread for that.
+struct Kept(Option<Guardian>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Guardian::end);
     }
 }
 
@@ -61,22 +68,24 @@ fn new_guardian() -> Result<Guardian, Error> {
     Guardian::start(&Arena::create(ARENA_BYTES_MIN)?, event()?)
 }
 
-fn keep(guardian: Guardian, ending: &OwnedFd) {
+fn keep(mut kept: Kept, ending: &OwnedFd) {
     sys::process::block_signals_in_this_thread();
-    let mut kept = Some(guardian);
     loop {
-        let ready = match &kept {
+        let ready = match &kept.0 {
             Some(guardian) => sys::fd::poll(&[ending.as_fd(), guardian.pidfd()], None),
             None => sys::fd::poll(&[ending.as_fd()], Some(AGAIN_AFTER)),
         };
-        match (ready.as_deref(), kept.take()) {
-            (Ok([true, ..]), guardian) => return guardian.into_iter().for_each(Guardian::end),
+        match (ready.as_deref(), kept.0.take()) {
+            (Ok([true, ..]), guardian) => {
+                kept.0 = guardian;
+                return;
+            }
             (Ok([false, true]), Some(guardian)) => {
                 guardian.bury();
-                kept = new_guardian().ok();
+                kept.0 = new_guardian().ok();
             }
-            (_, None) => kept = new_guardian().ok(),
-            (_, guardian) => kept = guardian,
+            (_, None) => kept.0 = new_guardian().ok(),
+            (_, guardian) => kept.0 = guardian,
         }
     }
 }

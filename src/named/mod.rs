@@ -141,8 +141,10 @@ impl ArenaBuilder {
                 "the size of the arena is {bytes}, outside {ARENA_BYTES_MIN}..={ARENA_BYTES_MAX}"
             ))));
         }
-        if let Ok(other) = named::find(&name) {
-            return Err(ArenaError::Exists { name, pid: other.pid });
+        match named::find(&name) {
+            Ok(other) => return Err(ArenaError::Exists { name, pid: other.pid }),
+            Err(NamedError::Failed(error)) => return Err(error.into()),
+            Err(_) => {}
         }
         let bytes = bytes.next_multiple_of(4096);
         // Before there is a name, so that no name can be left behind.

@@ -128,7 +128,7 @@ where
         while map.advance(&mut sink, None)?.is_continue() {}
         failure.map_or(Ok(values), |error| Err(error.into()))
     };
-    let thread = std::thread::Builder::new().name("procpool-map".into()).spawn(run);
+    let thread = crate::sys::thread::start("procpool-map", None, run);
     let thread = thread.map_err(|error| Error::os("start a thread for a map", error))?;
     Ok(MapHandle { state, thread })
 }

@@ -106,14 +106,13 @@ fn callbacks() -> Result<mpsc::Sender<Callback>, Error> {
         return Ok(way.clone());
     }
     let (sender, receiver) = mpsc::channel::<Callback>();
-    std::thread::Builder::new()
-        .name("procpool-callbacks".into())
-        .spawn(move || {
-            for callback in receiver {
-                // The panic hook has reported it. What it carries may panic once more when it is dropped.
-                catch_unwind(AssertUnwindSafe(callback)).unwrap_or_else(std::mem::forget);
-            }
-        })
+    let run = move || {
+        for callback in receiver {
+            // The panic hook has reported it. What it carries may panic once more when it is dropped.
+            catch_unwind(AssertUnwindSafe(callback)).unwrap_or_else(std::mem::forget);
+        }
+    };
+    crate::sys::thread::start("procpool-callbacks", None, run)
         .map_err(|error| Error::os("start the thread for callbacks", error))?;
     *way = Some(sender.clone());
     Ok(sender)

@@ -197,8 +197,10 @@ impl Paths {
         let text = |error: landlock::RulesetError| error.to_string();
         for path in self.readable.iter().chain(&self.writable) {
             // A rule for what is not there would be left out in silence.
-            std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            crate::sys::folder::metadata(path)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
         }
+        crate::sys::fail::attempt("landlock").map_err(|error| error.to_string())?;
         let all = AccessFs::from_all(ABI::V5);
         // Its own memory use, which recycling looks at.
         let own = path_beneath_rules(["/proc/self/statm"], AccessFs::ReadFile);

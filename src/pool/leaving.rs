@@ -5,7 +5,8 @@
 //!     ended within the grace is killed.
 //! R2. One that runs its finaliser says so in its ledger, and has the time that whoever shuts down gives it.
 //! R3. One that has left its pool, recycled or retired, and has not ended after [`LINGER`], is killed: its
-//!     finaliser hangs, or what else runs when a process ends.
+//!     finaliser hangs, or what else runs when a process ends. (That it has left is seen at the latest when it may have
+//!     left for so long.)
 //!
 //! # If a process dies
 //! A worker: it is settled and not replaced.
@@ -25,6 +26,24 @@ use std::time::{Duration, Instant};
 pub(super) const DEATH_WITHIN: Duration = Duration::from_secs(10);
 /// How long a worker that has left its pool may take to end.
 const LINGER: Duration = Duration::from_secs(60);
+/// What a test has put in the place of [`LINGER`].
+#[cfg(any(debug_assertions, feature = "fault"))]
+static LINGER_IN_TEST: crate::prim::Mutex<Option<Duration>> = crate::prim::Mutex::new(None);
+
+/// Sets how long a worker that has left its pool may take to end.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub fn set_linger(most: Duration) {
+    *super::inner::lock(&LINGER_IN_TEST) = Some(most);
+}
+
+fn linger() -> Duration {
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    if let Some(most) = *super::inner::lock(&LINGER_IN_TEST) {
+        return most;
+    }
+    LINGER
+}
+
 /// How often to look whether finalisers have ended.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -135,8 +154,19 @@ impl Watch {
             let own = leaving.finalizers_killed_at.filter(|_| finalizing);
             [Some(leaving.killed_at).filter(|_| others || !finalizing), own, looks]
         });
-        let lingering = self.workers.iter().filter_map(|worker| worker.left_at);
-        ends.flatten().chain(lingering.map(|left_at| left_at + LINGER)).min()
+        // Who leaves does not say so, unless it has a finaliser.
+        let seen_at = |worker: &Worker| worker.left_at.or(self.may_leave(worker).then_some(now));
+        let lingering = self.workers.iter().filter_map(seen_at);
+        ends.flatten().chain(lingering.map(|left_at| left_at + linger())).min()
+    }
+
+    /// Whether a worker has left its pool, or may do so while this thread sleeps.
+    fn may_leave(&self, worker: &Worker) -> bool {
+        let pool = self.pools.iter().find(|pool| pool.inner.id == worker.pool);
+        self.leaving(worker) != 0
+            || pool.is_some_and(|pool| {
+                pool.inner.once.is_some() || worker.place.number >= pool.inner.workers()
+            })
     }
 
     /// Kills what has outstayed its grace, and reports pools that have no workers left.
@@ -186,7 +216,7 @@ impl Watch {
                 continue;
             }
             let worker = &mut self.workers[at];
-            if now.duration_since(*worker.left_at.get_or_insert(now)) >= LINGER {
+            if now.duration_since(*worker.left_at.get_or_insert(now)) >= linger() {
                 let _ = sys::process::kill_pidfd(&worker.pidfd);
             }
         }

@@ -53,7 +53,7 @@ mod inner;
 #[cfg(not(loom))]
 pub(crate) mod inside;
 #[cfg(not(loom))]
-mod leaving;
+pub(crate) mod leaving;
 #[cfg(not(loom))]
 mod map;
 #[cfg(not(loom))]

@@ -21,7 +21,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{PipeReader, PipeWriter};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -227,13 +227,14 @@ impl ProcessBuilder {
         for (at, stdio) in self.stdio.into_iter().enumerate() {
             given[at] = match stdio {
                 Stdio::Inherit if at > 0 => None,
-                Stdio::Inherit => std::io::stdin().as_fd().try_clone_to_owned().ok(),
+                Stdio::Inherit => sys::fd::copy_of_standard_input()
+                    .map_err(|error| Error::os("pass standard input to a process", error))?,
                 Stdio::Null => Some(
                     sys::fd::open_null()
                         .map_err(|error| Error::os("open the null device for a process", error))?,
                 ),
                 Stdio::Piped => {
-                    let (reader, writer) = std::io::pipe().map_err(os)?;
+                    let (reader, writer) = sys::fd::pipe().map_err(os)?;
                     Some(match at {
                         0 => {
                             stdin = Some(writer);

@@ -53,7 +53,7 @@ impl Setup {
                 .map_err(failed(format!("set its nice value to {nice}")))?;
         }
         if let Some(directory) = directory {
-            std::env::set_current_dir(directory)
+            sys::folder::work_in(directory)
                 .map_err(|error| format!("cannot change to {}: {error}", directory.display()))?;
         }
         for (name, value) in environment {

@@ -24,7 +24,7 @@ use crate::sys;
 pub(super) struct Asked {
     pool: u64,
     place: Place,
-    reserved: Reserved,
+    pub(super) reserved: Reserved,
 }
 
 impl Watch {
@@ -38,12 +38,14 @@ impl Watch {
     pub(super) fn ask_forks(&mut self, wanted: &[(u64, Place)]) -> Result<Vec<Asked>, Error> {
         let entry = CodeOffset::of(worker::main as Entry as usize)?;
         let mut asked = Vec::with_capacity(wanted.len());
+        self.asking.clear();
         for (pool, place) in wanted {
             let Some(watched) = self.pools.iter().find(|watched| watched.inner.id == *pool) else {
                 continue;
             };
-            match self.ask_fork(entry, &watched.inner, *place) {
-                Ok(reserved) => asked.push(Asked { pool: *pool, place: *place, reserved }),
+            let inner = watched.inner.clone();
+            match self.ask_fork(entry, &inner, *place) {
+                Ok(one) => asked.push(one),
                 Err(error) if asked.is_empty() => return Err(error),
                 // The others are on their way; what is missing is asked for again.
                 Err(_) => break,
@@ -52,11 +54,13 @@ impl Watch {
         Ok(asked)
     }
 
-    fn ask_fork(&self, entry: CodeOffset, inner: &Inner, place: Place) -> Result<Reserved, Error> {
+    fn ask_fork(&mut self, entry: CodeOffset, inner: &Inner, place: Place) -> Result<Asked, Error> {
         let Some(guardian) = &self.guardian else {
             return Err(Error::broken("there is no guardian process".into()));
         };
         let participant = self.arena.reserve_participant(inner.user)?;
+        let asked = Asked { pool: inner.id, place, reserved: participant };
+        self.asking.push(asked);
         let Place { number, turn } = place;
         let name = inner.name_of_worker(number);
         let spec = WorkerSpec {
@@ -87,9 +91,10 @@ impl Watch {
                 guardian.ask_fork(ForkRequest { entry, argument, name, streams, detached })
             });
         match sent {
-            Ok(()) => Ok(participant),
+            Ok(()) => Ok(asked),
             Err(error) => {
                 let _ = self.arena.withdraw(participant);
+                self.asking.pop();
                 Err(error)
             }
         }
@@ -167,6 +172,7 @@ impl Watch {
         if !answers {
             self.bury_guardian();
         }
+        self.asking.clear();
         for (asked, pid) in strays {
             self.end_stray(asked, pid);
         }
@@ -174,7 +180,7 @@ impl Watch {
     }
 
     /// Ends a worker that was forked, or may have been, but cannot be watched.
-    fn end_stray(&mut self, asked: Asked, pid: Option<u32>) {
+    pub(super) fn end_stray(&mut self, asked: Asked, pid: Option<u32>) {
         let Asked { pool, place: Place { number, turn }, reserved } = asked;
         if let (Some(pid), Some(guardian)) = (pid, &self.guardian) {
             sys::process::kill_child(pid);

@@ -54,6 +54,10 @@ impl Mailbox {
         drop(unserved);
     }
 
+    fn is_shut(&self) -> bool {
+        lock(&self.requests).is_none()
+    }
+
     /// The requests since the last call.
     pub(super) fn take(&self) -> Vec<Request> {
         lock(&self.requests).as_mut().map(std::mem::take).unwrap_or_default()
@@ -116,18 +120,18 @@ impl Supervisor {
     /// The supervisor of this process, started if there is none.
     pub(crate) fn get(arena: &'static Arena) -> Result<Arc<Self>, Error> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(supervisor) = running.upgrade() {
+        // One whose thread has panicked serves nobody; its pools say so.
+        if let Some(supervisor) = running.upgrade().filter(|running| !running.mailbox.is_shut()) {
             return Ok(supervisor);
         }
         let bell = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
         let mailbox = Arc::new(Mailbox { requests: Mutex::new(Some(Vec::new())), bell });
-        let thread = std::thread::Builder::new().name("procpool-supervisor".into());
         let theirs = mailbox.clone();
-        let thread = thread
-            .spawn(move || {
-                IS_SUPERVISOR.with(|is| is.set(true));
-                Watch::new(arena, theirs).run();
-            })
+        let run = move || {
+            IS_SUPERVISOR.with(|is| is.set(true));
+            Watch::new(arena, theirs).run();
+        };
+        let thread = sys::thread::start("procpool-supervisor", None, run)
             .map_err(|error| Error::os("start the supervisor thread", error))?;
         let supervisor = Arc::new(Self { mailbox, thread: Some(thread) });
         *running = Arc::downgrade(&supervisor);

@@ -23,6 +23,7 @@ use super::requeue::Pausing;
 use super::restarts::{Had, Restarts};
 use super::seat;
 use super::settle::{Dead, had, settle};
+use super::starting::Asked;
 use super::startup::note_of;
 use super::supervisor::{Mailbox, Request};
 use super::worker::{LEAVING, RETIRING};
@@ -93,6 +94,9 @@ pub(super) struct Watch {
     pub(super) guardian: Option<Guardian>,
     pub(super) pools: Vec<Watched>,
     pub(super) workers: Vec<Worker>,
+    /// The dead until they are settled, those that are asked for until they are entered.
+    gone: Vec<Worker>,
+    pub(super) asking: Vec<Asked>,
     /// Attempts in a row to start a guardian or to have a worker forked that failed.
     failed_forks: u32,
     retry_at: Option<Instant>,
@@ -130,6 +134,8 @@ impl Watch {
             guardian: None,
             pools: Vec::new(),
             workers: Vec::new(),
+            gone: Vec::new(),
+            asking: Vec::new(),
             failed_forks: 0,
             retry_at: None,
             look_at: None,
@@ -173,7 +179,12 @@ impl Watch {
         for watched in &mut self.pools {
             watched.restarts.give_up();
         }
+        let mut asking = std::mem::take(&mut self.asking);
+        asking.retain(|asked| self.workers.iter().all(|worker| worker.id != asked.reserved.id));
+        self.workers.append(&mut self.gone);
         self.bury_guardian();
+        // It may have forked them, and they may have begun.
+        asking.into_iter().for_each(|asked| self.end_stray(asked, None));
         for Watched { inner, .. } in &self.pools {
             inner.set_broken("the pool is broken: its supervisor has panicked".into());
             inner.wake_watchers();
@@ -334,39 +345,41 @@ impl Watch {
 
     /// Settles workers that have died and has them replaced.
     pub(super) fn replace(&mut self, dead: &[u32]) {
-        let mut gone = Vec::new();
         for pid in dead {
-            if let Some(at) = self.workers.iter().position(|worker| worker.pid == *pid) {
-                gone.push(self.workers.swap_remove(at));
-            }
+            let at = self.workers.iter().position(|worker| worker.pid == *pid);
+            self.gone.extend(at.map(|at| self.workers.swap_remove(at)));
         }
-        let mut gone = gone.into_iter().peekable();
-        while gone.peek().is_some() {
-            self.replace_portion(gone.by_ref().take(PORTION).collect());
+        while !self.gone.is_empty() {
+            self.replace_portion();
         }
     }
 
-    fn replace_portion(&mut self, gone: Vec<Worker>) {
+    fn replace_portion(&mut self) {
+        let at = self.gone.len().saturating_sub(PORTION);
         // One round trip for everything: reap all, fork all.
-        if let Some(guardian) = &self.guardian {
-            for worker in &gone {
-                // If this fails, so does the wait for the answer.
-                let _ = guardian.ask_reap(worker.pid);
-            }
+        if let Some(guardian) = &self.guardian
+            && self.gone[at..].iter().rev().any(|worker| guardian.ask_reap(worker.pid).is_err())
+        {
+            // There would be no answer, or another's.
+            self.bury_guardian();
         }
-        gone.iter().for_each(|worker| self.end_turn(worker));
+        let portion = self.gone.split_off(at);
+        portion.iter().for_each(|worker| self.end_turn(worker));
+        self.gone.extend(portion);
         // Those that are not in this portion are missing when it has been settled, too.
         let mut missing = self.missing();
         missing.truncate(PORTION);
         let asked = self.ask_forks(&missing);
         self.ring();
-        for worker in gone {
+        for _ in at..self.gone.len() {
             let answer = self.guardian.as_ref().map(Guardian::reaped);
             if matches!(answer, Some(Err(_))) {
                 self.bury_guardian();
             }
             let exit = answer.and_then(Result::ok).flatten().unwrap_or(WorkerExit::Unknown);
-            self.settle_worker(&worker, exit);
+            if let Some(worker) = self.gone.pop() {
+                self.settle_worker(&worker, exit);
+            }
         }
         if let Err(error) = asked.and_then(|asked| self.enter_forked(asked)) {
             self.forking_failed(&error);

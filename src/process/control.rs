@@ -7,8 +7,10 @@ use crate::error::{Error, WorkerExit};
 use crate::sys;
 use ipc_channel::TryRecvError;
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use ipc_channel::platform::OsIpcSender;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::identity::{CodeOffset, Identity};
@@ -63,6 +65,18 @@ fn hung_up(doing: &str, error: &dyn std::fmt::Display) -> Error {
     Error::broken(format!("the guardian process does not {doing} control messages: {error}"))
 }
 
+/// Has `ipc-channel` measure how much a socket holds, which it does once, with two more descriptors. If it does not get them
+/// it panics; and from then on so does everything that sends or receives.
+pub(crate) fn measure_sockets() -> Result<(), Error> {
+    static MEASURED: OnceLock<usize> = OnceLock::new();
+    if MEASURED.get().is_none() {
+        // Two that are there now are there in a moment.
+        drop(sys::fd::socket_pair().map_err(|error| Error::os("make a control channel", error))?);
+        MEASURED.get_or_init(OsIpcSender::get_max_fragment_size);
+    }
+    Ok(())
+}
+
 /// One side's end: sends `S`, receives `R`.
 #[derive(Debug)]
 pub(crate) struct Control<S: Serialize, R> {
@@ -80,6 +94,7 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
 
     /// Sends a message that more will follow before the ring.
     pub(crate) fn post(&self, message: S) -> Result<(), Error> {
+        sys::fail::attempt("ipc_send").map_err(|error| hung_up("take", &error))?;
         self.sender.send(message).map_err(|error| hung_up("take", &error))
     }
 
@@ -94,6 +109,7 @@ impl<S: Serialize, R: DeserializeOwned + Serialize> Control<S, R> {
 
     /// The next message, if one is there.
     pub(crate) fn try_receive(&self) -> Result<Option<R>, Error> {
+        sys::fail::attempt("ipc_receive").map_err(|error| hung_up("answer", &error))?;
         match self.receiver.try_recv() {
             Ok(message) => Ok(Some(message)),
             Err(TryRecvError::Empty) => Ok(None),

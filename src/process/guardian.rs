@@ -30,7 +30,6 @@ use crate::sys::{self, process::Ended, process::Fork};
 use ipc_channel::ipc::IpcOneShotServer;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -193,27 +192,23 @@ impl User {
 /// Removes the folders of rendezvous that never were: of programs that died when their guardian had just
 /// been killed while it started.
 fn sweep_folders() {
-    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let rest = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX));
+    let base = std::env::temp_dir();
+    for name in sys::folder::names_in(&base).unwrap_or_default() {
+        let rest = name.strip_prefix(FOLDER_PREFIX);
         let pid = rest.and_then(|rest| rest.split_once('-')?.0.parse().ok());
         if pid.is_some_and(|pid| sys::process::is_gone(pid, 0)) {
-            // Another user's, or somebody was faster.
-            let _ = std::fs::remove_dir_all(entry.path());
+            // If it is another user's, it stays.
+            sys::folder::remove(&base.join(name));
         }
     }
 }
 
 /// Step 2 and 3 of the protocol.
 fn connect(folder: &str, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap, Error> {
-    let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
-    let base = std::env::temp_dir();
-    let place = base.join(folder);
-    // Others must not enter, whatever the umask says: who connects gets the arena.
-    let make = || std::fs::DirBuilder::new().mode(0o700).create(&place);
-    let made = sys::fail::attempt("mkdir").map_err(std::io::Error::from).and_then(|()| make());
-    made.map_err(|error| os("make the rendezvous folder", error))?;
+    let place = std::env::temp_dir().join(folder);
+    // Others must not enter: who connects gets the arena.
+    sys::folder::make_private(&place)
+        .map_err(|error| Error::os("make the rendezvous folder", error))?;
     fault::point("guardian.folder-made");
     let cleanup = RemoveOnDrop(&place);
     let accepted = accept_in(&place, doorbell, user);
@@ -223,12 +218,12 @@ fn connect(folder: &str, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap, E
     Ok(bootstrap)
 }
 
-struct RemoveOnDrop<'a>(&'a Path);
+/// Removes a folder, however its user ends. Both sides do it.
+pub(super) struct RemoveOnDrop<'a>(pub(super) &'a Path);
 
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
-        // The user's process removes it too if this one fails.
-        let _ = std::fs::remove_dir_all(self.0);
+        sys::folder::remove(self.0);
     }
 }
 
@@ -238,6 +233,7 @@ fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap,
     let handle = sys::fd::open_folder(place)
         .map_err(|error| Error::os("open the rendezvous folder", error))?;
     let short = sys::fd::proc_path(&handle);
+    super::control::measure_sockets()?;
     let make = || {
         sys::fail::attempt("ipc")?;
         IpcOneShotServer::<Bootstrap>::new()
@@ -248,18 +244,19 @@ fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap,
     let listener = sys::fd::socket_at(&path);
     let done = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
     let accepted = std::thread::scope(|scope| {
-        sys::fail::attempt("pthread_create").map_err(|error| Error::os("start a thread", error))?;
-        let watcher = std::thread::Builder::new()
-            .spawn_scoped(scope, || exit_if_orphaned(doorbell, &done, place, user))
-            .map_err(|error| os("start a thread", error))?;
+        let watch = || exit_if_orphaned(doorbell, &done, place, user);
+        let watcher =
+            sys::thread::start_scoped(scope, watch).map_err(|error| os("start a thread", error))?;
         let listener = listener.as_ref().map(AsFd::as_fd);
         let sent = sys::fd::send(doorbell, inside.as_bytes(), listener)
             .map_err(|error| Error::os("send the rendezvous", error));
         fault::point("guardian.invited");
         let accepted = sent.and_then(|()| {
-            server.accept().map_err(|error| {
-                Error::os("accept the user's process", std::io::Error::other(error.to_string()))
-            })
+            let other = |error: String| {
+                Error::os("accept the user's process", std::io::Error::other(error))
+            };
+            sys::fail::attempt("ipc").map_err(|error| other(error.to_string()))?;
+            server.accept().map_err(|error| other(error.to_string()))
         });
         // However it went: the scope waits for the watcher.
         sys::fd::signal_event(&done);
@@ -292,7 +289,7 @@ fn exit_if_orphaned(doorbell: &OwnedFd, done: &OwnedFd, place: &Path, user: &Use
     let ready = sys::fd::poll(&[done.as_fd(), doorbell.as_fd()], None);
     // Until it is connected, the user's process sends nothing: readable means hung up.
     if matches!(ready.as_deref(), Ok([false, true])) {
-        let _ = std::fs::remove_dir_all(place);
+        sys::folder::remove(place);
         user.sweep_names();
         sys::process::exit_now(0);
     }

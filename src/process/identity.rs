@@ -85,7 +85,7 @@ impl Identity {
     /// Of the running program.
     pub(crate) fn own() -> Result<Self, Error> {
         use std::os::unix::fs::MetadataExt;
-        let file = std::fs::metadata("/proc/self/exe")
+        let file = crate::sys::folder::metadata("/proc/self/exe")
             .map_err(|error| Error::os("identify the running executable", error))?;
         Ok(Self { device: file.dev(), inode: file.ino(), layout: layout_hash() })
     }

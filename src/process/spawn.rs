@@ -7,13 +7,15 @@
 
 use super::control::{Bootstrap, Command, Control, ForkRequest, Forked, Reply};
 use super::guardian::{
-    BEFORE_MAIN, FOLDER_PREFIX, IN_MAIN, REFUSAL, VARIABLE, exit_of, program_calls_init,
+    BEFORE_MAIN, FOLDER_PREFIX, IN_MAIN, REFUSAL, RemoveOnDrop, VARIABLE, exit_of,
+    program_calls_init,
 };
 use super::identity::Identity;
 use crate::error::{Error, WorkerExit};
 use crate::shm::Arena;
 use crate::sys;
-use ipc_channel::ipc::{self, IpcSender};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use serde::{Serialize, de::DeserializeOwned};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -42,11 +44,10 @@ impl Guardian {
         let base = std::env::temp_dir();
         let (pid, now_ns) = (sys::process::own_pid(), sys::clock::monotonic_ns());
         let folder = format!("{FOLDER_PREFIX}{pid}-{now_ns}");
-        let started = Self::start_at(arena, bell.as_fd(), &base, &folder);
-        if started.is_err() {
-            let _ = std::fs::remove_dir_all(base.join(folder));
-        }
-        started
+        // The guardian removes it, unless it dies, or the system does not let it.
+        let place = base.join(&folder);
+        let _removed = RemoveOnDrop(&place);
+        Self::start_at(arena, bell.as_fd(), &base, &folder)
     }
 
     fn start_at(
@@ -257,6 +258,13 @@ fn spawn(folder: &str, doorbell: OwnedFd) -> Result<u32, Error> {
     Ok(child.id())
 }
 
+fn channel<T: Serialize + DeserializeOwned>() -> Result<(IpcSender<T>, IpcReceiver<T>), Error> {
+    sys::fail::attempt("ipc")
+        .map_err(std::io::Error::from)
+        .and_then(|()| ipc::channel())
+        .map_err(|error| Error::os("make a control channel", error))
+}
+
 /// Connects to the guardian's one-shot server and exchanges the channels.
 fn rendezvous(
     base: &std::path::Path,
@@ -272,14 +280,17 @@ fn rendezvous(
     let place = base.join(folder);
     let handle = sys::fd::open_folder(&place)
         .map_err(|error| Error::os("open the rendezvous folder", error))?;
-    let io = |error| Error::os("make a control channel", error);
-    sys::fail::attempt("ipc").map_err(|error| Error::os("make a control channel", error))?;
-    let bootstrap =
-        IpcSender::<Bootstrap>::connect(format!("{}/{inside}", sys::fd::proc_path(&handle)))
-            .map_err(|error| Error::os("connect to the guardian process", error))?;
-    let (sender, commands) = ipc::channel::<Command>().map_err(io)?;
-    let (replies, receiver) = ipc::channel::<Reply>().map_err(io)?;
-    bootstrap.send(Bootstrap { commands, replies }).map_err(other("send the control channels"))?;
+    super::control::measure_sockets()?;
+    let server = format!("{}/{inside}", sys::fd::proc_path(&handle));
+    let bootstrap = sys::fail::attempt("ipc")
+        .map_err(std::io::Error::from)
+        .and_then(|()| IpcSender::<Bootstrap>::connect(server))
+        .map_err(|error| Error::os("connect to the guardian process", error))?;
+    let (sender, commands) = channel::<Command>()?;
+    let (replies, receiver) = channel::<Reply>()?;
+    let doing = "send the control channels";
+    sys::fail::attempt("ipc_send").map_err(|error| Error::os(doing, error))?;
+    bootstrap.send(Bootstrap { commands, replies }).map_err(other(doing))?;
     Ok(Control { sender, receiver, doorbell })
 }
 

@@ -139,10 +139,9 @@ pub(crate) mod named {
         }
     }
 
-    fn files() -> Vec<File> {
-        let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter_map(File::parse).collect()
+    fn files() -> std::io::Result<Vec<File>> {
+        let names = sys::folder::names_in(FOLDER.as_ref())?;
+        Ok(names.into_iter().filter_map(File::parse).collect())
     }
 
     fn failed(doing: &str, name: &str, error: impl fmt::Display) -> NamedError {
@@ -153,8 +152,9 @@ pub(crate) mod named {
 
     /// The segment that a living process owns under `name`.
     pub(crate) fn find(name: &str) -> Result<File, NamedError> {
+        let files = files().map_err(|error| failed("look for", name, error))?;
         let (alive, dead): (Vec<File>, Vec<File>) =
-            files().into_iter().filter(|file| file.name == name).partition(File::is_alive);
+            files.into_iter().filter(|file| file.name == name).partition(File::is_alive);
         match (alive.into_iter().next(), dead.first()) {
             (Some(file), _) => Ok(file),
             (None, Some(file)) => Err(NamedError::OwnerDead { pid: file.pid }),
@@ -162,14 +162,15 @@ pub(crate) mod named {
         }
     }
 
-    /// Whether a process owns a segment.
+    /// Whether a process owns a segment, or may own one, if that cannot be learnt.
     pub(crate) fn has_segment(pid: u32) -> bool {
-        files().iter().any(|file| file.pid == pid)
+        files().map_or(true, |files| files.iter().any(|file| file.pid == pid))
     }
 
     /// Unlinks the segments of dead owners.
     pub(crate) fn sweep() {
-        files().iter().filter(|file| !file.is_alive()).for_each(File::unlink);
+        let files = files().unwrap_or_default();
+        files.iter().filter(|file| !file.is_alive()).for_each(File::unlink);
     }
 
     impl Segment {
@@ -182,21 +183,24 @@ pub(crate) mod named {
                 ))));
             }
             sweep();
-            if let Ok(other) = find(name) {
-                return Err(NamedError::Exists { pid: other.pid });
+            match find(name) {
+                Ok(other) => return Err(NamedError::Exists { pid: other.pid }),
+                Err(error @ NamedError::Failed(_)) => return Err(error),
+                Err(_) => {}
             }
             let pid = sys::process::own_pid();
             let start = sys::process::start_time_ticks(pid).unwrap_or(0);
             let file = format!("procpool.{pid}.{start}.{name}");
+            sys::fail::attempt("shared_memory").map_err(|error| failed("create", name, error))?;
             let mapping = ShmemConf::new()
                 .os_id(format!("/{file}"))
                 .size(bytes)
                 .create()
                 .map_err(|error| failed("create", name, error))?;
             // From here on, dropping `mapping` unlinks the name again.
-            let others =
-                || files().into_iter().find(|other| other.name == name && other.file != file);
-            if let Some(other) = others() {
+            let others = files().map_err(|error| failed("look for others of", name, error))?;
+            let other = others.into_iter().find(|other| other.name == name && other.file != file);
+            if let Some(other) = other {
                 // Two at the same moment: whoever sees the other leaves.
                 return Err(NamedError::Exists { pid: other.pid });
             }
@@ -209,8 +213,11 @@ pub(crate) mod named {
         /// Opens a segment that was found.
         pub(crate) fn open_named(file: &File) -> Result<Self, NamedError> {
             use std::os::unix::fs::MetadataExt;
-            let metadata = std::fs::metadata(format!("{FOLDER}/{}", file.file))
-                .map_err(|_| NamedError::Missing)?;
+            let metadata = sys::folder::metadata(format!("{FOLDER}/{}", file.file));
+            let metadata = metadata.map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => NamedError::Missing,
+                _ => failed("look at", &file.name, error),
+            })?;
             if metadata.uid() != sys::process::own_uid() {
                 return Err(NamedError::WrongUser { uid: metadata.uid() });
             }
@@ -218,6 +225,8 @@ pub(crate) mod named {
             if metadata.len() == 0 || metadata.blocks() * 512 < metadata.len() {
                 return Err(NamedError::Unfinished);
             }
+            sys::fail::attempt("shared_memory")
+                .map_err(|error| failed("open", &file.name, error))?;
             let mapping = ShmemConf::new()
                 .os_id(format!("/{}", file.file))
                 .open()

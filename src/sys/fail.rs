@@ -1,15 +1,16 @@
 //! System calls that fail on demand, for tests. In release builds without the feature `fault` this is nothing.
 //!
 //! A process reads, once, what is to fail from the variable `PROCPOOL_FAIL`, which its test has set:
-//! `role call errno skip once|always|storm file`. In the processes of that role (`main`, `guardian`, `worker`) the
+//! `role call errno skip once|always|storm|panic file`. In the processes of that role (`main`, `guardian`, `worker`) the
 //! call fails with that error number, after so many that do not: once in all of them together, from then on,
-//! or every second time. When it has failed, a line is appended to the file. A process with more rights than who started
-//! it (`AT_SECURE`) does not look at the variable.
+//! or every second time. (With `panic` it does not fail: the supervisor's thread panics there, once.) When it has failed, a line
+//! is appended to the file; and nothing fails any more once there is a file of that name with the extension `over`. A
+//! process with more rights than who started it (`AT_SECURE`) does not look at the variable.
 
 use rustix::io;
 
 /// The calls that can be made to fail, by the names of the system's functions, or of what is read; `ipc` is any
-/// that `ipc-channel` makes.
+/// that `ipc-channel` makes to set up a channel, `shared_memory` any that the crate of that name makes.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub const CALLS: &[&str] = &[
     "socketpair",
@@ -45,6 +46,16 @@ pub const CALLS: &[&str] = &[
     "pthread_create",
     "posix_spawn",
     "ipc",
+    "ipc_send",
+    "ipc_receive",
+    "shared_memory",
+    "pipe",
+    "opendir",
+    "rmdir",
+    "stat",
+    "chdir",
+    #[cfg(feature = "landlock")]
+    "landlock",
 ];
 
 /// Which of the crate's processes this is, as the plan names them.
@@ -91,7 +102,11 @@ mod plan {
         Once,
         Always,
         Storm,
+        Panic,
     }
+
+    /// The thread that panics.
+    const SUPERVISOR: &str = "procpool-supervisor";
 
     struct Plan {
         role: u32,
@@ -123,6 +138,7 @@ mod plan {
         let mode = match mode {
             "once" => Mode::Once,
             "always" => Mode::Always,
+            "panic" => Mode::Panic,
             _ => Mode::Storm,
         };
         Some(Plan {
@@ -142,13 +158,20 @@ mod plan {
         if plan.call != call || plan.role != ROLE.load(Relaxed) {
             return None;
         }
+        if plan.mode == Mode::Panic && std::thread::current().name() != Some(SUPERVISOR) {
+            return None;
+        }
         let passed = plan.passed.fetch_add(1, Relaxed);
         let fails = match plan.mode {
-            Mode::Once => passed == plan.skip,
+            Mode::Once | Mode::Panic => passed == plan.skip,
             Mode::Always => passed >= plan.skip,
             Mode::Storm => passed >= plan.skip && passed.is_multiple_of(2),
         };
-        if !fails || (plan.mode == Mode::Once && plan.file.exists()) {
+        let is_done = || {
+            plan.file.with_extension("over").exists()
+                || (plan.mode == Mode::Once && plan.file.exists())
+        };
+        if !fails || is_done() {
             return None;
         }
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&plan.file);
@@ -158,6 +181,7 @@ mod plan {
         {
             let _ = writeln!(file, "{call} failed");
         }
+        assert!(plan.mode != Mode::Panic, "{call}: as planned");
         Some(plan.errno)
     }
 }

@@ -71,6 +71,22 @@ fn receive_once(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Opti
     Ok((message.bytes, passed))
 }
 
+/// A pipe: what is written to the second can be read from the first.
+pub(crate) fn pipe() -> std::io::Result<(std::io::PipeReader, std::io::PipeWriter)> {
+    fail::attempt("pipe")?;
+    std::io::pipe()
+}
+
+/// A copy of the standard input of this process; `None` if it has none.
+pub(crate) fn copy_of_standard_input() -> io::Result<Option<OwnedFd>> {
+    let copied = fail::attempt("fcntl")
+        .and_then(|()| rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3));
+    match copied {
+        Err(Errno::BADF) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// The device that is empty, and takes everything.
 pub(crate) fn open_null() -> io::Result<OwnedFd> {
     fail::attempt("open")?;

@@ -6,7 +6,10 @@ use std::path::Path;
 
 /// Cores that this process may use: affinity mask and CPU quota of the cgroup included.
 pub(crate) fn usable_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    let known = fail::attempt("sched_getaffinity")
+        .map_err(std::io::Error::from)
+        .and_then(|()| std::thread::available_parallelism());
+    known.map_or(1, usize::from)
 }
 
 /// Bytes of memory that this process may use: the smallest limit of its cgroups (version 1 and 2)

@@ -1,7 +1,7 @@
 //! Shared mappings: the sealed memfd, mapping a descriptor, giving pages back.
 #![allow(unsafe_code)] // Mapping memory is the purpose of this file.
 
-use super::fail;
+use super::{again, fail};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -66,8 +66,12 @@ pub(crate) unsafe fn discard(base: NonNull<u8>, bytes: usize) {
 
 /// Reserves every page of the named segment `name`, so that writing to it cannot fault later.
 pub(crate) fn reserve_named(name: &str, bytes: u64) -> io::Result<()> {
-    fail::attempt("fallocate")?;
-    rustix::fs::fallocate(open_named(name)?, FallocateFlags::empty(), 0, bytes)
+    let segment = open_named(name)?;
+    // A signal has all of it given back.
+    again::persist(|| {
+        fail::attempt("fallocate")?;
+        rustix::fs::fallocate(&segment, FallocateFlags::empty(), 0, bytes)
+    })
 }
 
 /// A descriptor of the named segment `name`.

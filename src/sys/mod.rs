@@ -11,6 +11,8 @@ pub(crate) mod clock;
 pub(crate) mod fail;
 #[cfg(not(loom))]
 pub(crate) mod fd;
+#[cfg(not(loom))]
+pub(crate) mod folder;
 pub(crate) mod futex;
 #[cfg(not(loom))]
 pub(crate) mod host;
@@ -24,3 +26,5 @@ pub(crate) mod process;
 #[cfg(not(loom))]
 #[cfg_attr(shuttle, path = "robust_model.rs")]
 pub(crate) mod robust;
+#[cfg(not(loom))]
+pub(crate) mod thread;
