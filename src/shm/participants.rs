@@ -7,7 +7,8 @@
 //! | pid 32 | parent participant 16 | generation 8 | state 8 |     FREE 0, RESERVED 1, ALIVE 2
 //! ```
 //! The generation counts reservations: a worker that was given up before it attached, and starts
-//! late, does not take its successor's entry.
+//! late, does not take its successor's entry. The pid is that of the process from ALIVE on; a program that takes part by itself enters
+//! its own when it reserves: nobody else would learn that it has died before it attached.
 //!
 //! # States
 //! FREE -> RESERVED (the parent, before it has the worker forked) -> ALIVE (the worker itself, with
@@ -152,11 +153,12 @@ impl Arena {
             // Before and not after: too many roots cost some looks, too few hide a death.
             self.header().roots.fetch_add(1, AcqRel);
         }
+        let pid = if parent == ParticipantId::NOBODY { sys::process::own_pid() } else { 0 };
         for (index, entry) in self.participants().iter().enumerate().skip(1) {
             let raw = entry.word.load(Relaxed);
             let free = Word::from_raw(raw);
             let generation = free.generation.wrapping_add(1);
-            let reserved = Word { pid: 0, parent, generation, state: RESERVED }.to_raw();
+            let reserved = Word { pid, parent, generation, state: RESERVED }.to_raw();
             if free.state == FREE
                 && entry.word.compare_exchange(raw, reserved, AcqRel, Relaxed).is_ok()
             {
@@ -235,13 +237,15 @@ impl Arena {
         }
     }
 
-    /// Pid and start time of an attached process; a pid of 0 if it has not attached, a time of 0 if
+    /// Pid and start time of a process; a pid of 0 if it is another's child and has not attached, a time of 0 if
     /// it has not been entered yet.
     pub(crate) fn identity_of(&self, id: ParticipantId) -> (u32, u64) {
         let entry = self.participant(id);
         // SYNC(participant-alive): pairs with the swap in `attach`.
-        let pid = Word::from_raw(entry.word.load(Acquire)).pid;
-        (pid, entry.start_time_ticks.load(Relaxed))
+        let word = Word::from_raw(entry.word.load(Acquire));
+        let ticks = entry.start_time_ticks.load(Relaxed);
+        // Until it attaches, the time is that of who had the entry before.
+        (word.pid, if word.state == ALIVE { ticks } else { 0 })
     }
 
     /// Whether an entry is a process's, dead or alive.
@@ -273,6 +277,13 @@ impl Arena {
         let words = self.participants().iter().skip(1);
         let words = words.map(|entry| Word::from_raw(entry.word.load(Acquire)));
         words.filter(|word| word.state == ALIVE).map(|word| word.pid).collect()
+    }
+
+    /// How many entries are not FREE.
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn places_taken(&self) -> usize {
+        let words = self.participants().iter().skip(1);
+        words.filter(|entry| Word::from_raw(entry.word.load(Acquire)).state != FREE).count()
     }
 
     /// Every process that takes part, and what it holds.
@@ -370,6 +381,7 @@ mod tests {
         assert!(arena.withdraw(next) && !arena.attach(next));
         assert!(!arena.has_strangers());
         let root = arena.reserve_participant(ParticipantId::NOBODY).unwrap();
+        assert!(!arena.is_dead(root.id), "it is this one, which lives");
         assert!(arena.has_strangers() && arena.withdraw(root) && !arena.has_strangers());
     }
 
