@@ -342,11 +342,11 @@ macro_rules! by_name {
 /// What a program does that walks through a scenario.
 fn walk_by_name(role: &str) {
     if let Some(name) = role.strip_prefix(STORES) {
-        return println!("died: {}", by_name!(name, walk_stores()));
+        return by_name!(name, walk_stores(name));
     }
     let expected = EXPECTED.iter().find(|(scenario, _)| *scenario == role);
     let expected = expected.map_or(&[][..], |(_, prefixes)| prefixes);
-    println!("reached: {}", by_name!(role, walk("stripe.", expected)).join(" "));
+    by_name!(role, walk("stripe.", expected))
 }
 
 /// Not a test of its own: the program that the tests below run, once for each type.
@@ -355,6 +355,10 @@ fn child_program() {
     let Some(role) = role() else { return };
     let _dog = watchdog(3000);
     match role.as_str() {
+        "repairers" => {
+            repairers_die::<Short>(&OF_REPAIRS[..1], 400);
+            repairers_die::<Waiting>(&OF_REPAIRS[1..], 80);
+        }
         "twice" => killed_twice(),
         "sorted" => sorted_while_others_die(),
         "counted" => counted_after_a_death(),
@@ -375,7 +379,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
 
 #[test]
 fn every_point_of_every_type_may_be_the_last_of_a_worker() {
-    walk_all(EXPECTED);
+    walk_all("points of collections", ("stripe.", None), EXPECTED, OF_REPAIRS);
 }
 
 #[test]
@@ -383,10 +387,101 @@ fn every_store_of_every_type_may_be_the_last_of_a_worker() {
     walk_all_stores(EXPECTED);
 }
 
+/// Points that are passed when another has died.
+const OF_REPAIRS: &[&str] = &["stripe.repaired", "joinable.redelivering", "joinable.reclaimed"];
+
+/// Few and short operations, so that who dies somewhere dies in the middle of one.
+#[derive(Clone, Serialize, Deserialize)]
+struct Short(Dict<u64, String>, List<u64>);
+
+impl Scenario for Short {
+    fn make() -> Self {
+        Self(Dict::new().unwrap(), List::new().unwrap())
+    }
+    fn work(self, _: usize) {
+        for round in 0..3u64 {
+            self.0.insert(&(round % 2), &text(round, 3)).unwrap();
+            self.0.remove(&1).unwrap();
+            self.1.extend([7, 7, 7]).unwrap();
+            let _ = self.1.swap_remove(0).and_then(|_| self.1.insert(0, &7));
+        }
+        self.1.truncate(3);
+    }
+    fn check(&self) {
+        self.0.check_invariants().unwrap();
+        assert!(self.0.values().unwrap().iter().all(|value| is_whole(value)));
+        self.1.check_invariants().unwrap();
+    }
+}
+
+/// One takes tasks, and the others wait for what it has taken.
+#[derive(Clone, Serialize, Deserialize)]
+struct Waiting(JoinableQueue<u64>);
+
+impl Scenario for Waiting {
+    fn make() -> Self {
+        Self(JoinableQueue::new(8).unwrap())
+    }
+    fn work(self, number: usize) {
+        if number == 0 {
+            (0..3).for_each(|n| drop(self.0.try_put(n)));
+            while self.0.try_get().is_ok() {}
+        }
+        while self.0.get_timeout(Duration::from_millis(10)).is_ok() {
+            self.0.task_done().unwrap();
+        }
+    }
+    fn check(&self) {
+        self.0.check_invariants().unwrap();
+        while self.0.try_get().is_ok() {
+            self.0.task_done().unwrap();
+        }
+        assert!(self.0.join_timeout(Duration::from_secs(5)), "{:?}", self.0);
+    }
+}
+
+/// Kills whoever passes at a point where repairs are made, at each of the passes: one worker dies before some of its
+/// first `stores`, over and over.
+fn repairers_die<S: Scenario>(points: &[&str], stores: u64) {
+    let pool = builder().restart_limit(1_000_000, SHORT).build().unwrap();
+    fault::spare_this_process();
+    let mut random = Random(seed());
+    for point in points {
+        for pass in PASSES {
+            fault::arm(point, pass - 1).unwrap();
+            let (mut runs, began) = (0, std::time::Instant::now());
+            while fault::fired().is_none() {
+                let object = S::make();
+                // Two, if it is in this run that the other dies.
+                assert!(run_dying(&pool, &object, random.next() % stores) <= 2);
+                wait_until("the dead are settled", || pool.check_invariants().is_ok());
+                object.check();
+                runs += 1;
+                assert!(runs < 5000, "{point} has no pass {pass}");
+            }
+            let took = began.elapsed();
+            println!("{point}: killed at pass {pass}, after {runs} runs, within {took:.1?}");
+        }
+    }
+    fault::disarm();
+    pool.join().unwrap();
+}
+
+#[test]
+fn whoever_repairs_may_die_at_each_pass() {
+    let _dog = watchdog(300);
+    let folder = tempfile::tempdir().unwrap();
+    let (status, text, errors) = run_to_end(&mut program_in_role("repairers", folder.path()));
+    assert!(status.success(), "{text}{errors}");
+    println!("{text}");
+    let found: Vec<&str> = text.lines().filter(|line| line.contains("killed at pass")).collect();
+    report("points of repairs", &found.join("\n"));
+}
+
 /// Kills a worker in the middle of a change, and then the one that is about to repair it, or to deal with
 /// what it had taken.
 fn killed_twice() {
-    let pool = Pool::builder().workers(WORKERS).name("walk").build().unwrap();
+    let pool = builder().build().unwrap();
     fault::spare_this_process();
     let mut repairs = 0;
     let firsts = ["entry.published", "entry.taken-over", "heap.added", "list.moved", "dict.grown"];

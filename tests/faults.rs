@@ -9,7 +9,7 @@ mod support;
 
 use procpool::{Pool, Priority, Recycle, TaskHandle, TaskOptions, WorkerExit, fault};
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::*;
 
 /// Tasks of all kinds: short and long results, failures, a context, sleeping and searching workers.
@@ -94,6 +94,38 @@ fn leave(_: ()) {
     std::process::exit(0)
 }
 
+/// Rounds of [`work`] until it comes to a pass; after these, rounds that take less time, for those that are seldom.
+const ROUNDS: u64 = 30;
+const ROUNDS_OF_MANY: u64 = 400;
+
+/// What passes the points that [`work`] passes once or twice: another guardian, another worker, a broadcast, a failure,
+/// a batch that is given back.
+fn work_on_seldom_things(pool: &Pool, point: &str, round: u64) -> u32 {
+    let mut lost = 0;
+    if OF_A_GUARDIANS_START.contains(&point) {
+        // None, if it has just died there.
+        let guardian = guardian_of(std::process::id());
+        guardian.into_iter().for_each(|pid| kill(pid, libc::SIGKILL));
+        let is_another = |pid: u32| Some(pid) != guardian && is_running(pid);
+        wait_until("there is another guardian", || {
+            guardian_of(std::process::id()).is_some_and(is_another)
+        });
+    } else {
+        assert!(pool.submit(leave, ()).unwrap().join().unwrap_err().is_worker_lost());
+    }
+    let grow_or_fail = |n: usize| {
+        assert!(n != 13, "thirteen");
+        vec![n.to_string(); (n % 7) * 40]
+    };
+    for outcome in pool.map_each(grow_or_fail, 0..30).unwrap() {
+        lost += u32::from(outcome.is_err_and(|error| error.is_worker_lost()));
+    }
+    for outcome in pool.broadcast(|n: u64| n, &round).unwrap() {
+        lost += u32::from(outcome.is_err_and(|error| error.is_worker_lost()));
+    }
+    lost
+}
+
 /// Points at which a worker's death costs the call that it is running; at all others, nothing.
 const IN_A_CALL: &[&str] = &[
     "worker.call-started",
@@ -103,6 +135,10 @@ const IN_A_CALL: &[&str] = &[
     "worker.output-grown",
     "worker.output-published",
 ];
+
+/// Points that a guardian passes once.
+const OF_A_GUARDIANS_START: &[&str] =
+    &["guardian.folder-made", "guardian.invited", "guardian.connected", "guardian.ready"];
 
 /// Points that only workers pass which are recycled, or their successors.
 const OF_RECYCLING: &[&str] = &[
@@ -134,7 +170,9 @@ fn child_program() {
     }
     let recycles = OF_RECYCLING.contains(&point);
     let policy = if recycles { Recycle::after_tasks(23) } else { Recycle::default() };
-    let pool = Pool::builder().workers(2).name("faulty").recycle(policy).build().unwrap();
+    // All slots are looked at now and then.
+    let builder = Pool::builder().workers(2).name("faulty").queue_capacity(64);
+    let pool = builder.recycle(policy).build().unwrap();
     work(&pool, 1);
     wait_until("the pool is whole", || pool.check_invariants().is_ok());
     // Early points may have left their mark already: what is held then is checked by the others.
@@ -143,8 +181,12 @@ fn child_program() {
         fault::arm(point, skip).unwrap();
     }
     let mut lost = 0;
-    for round in 0..30 {
-        lost += work(&pool, round);
+    for round in 0..ROUNDS_OF_MANY {
+        // For a late pass, nobody waits for the slow ones.
+        lost += match round < if skip < 99 { ROUNDS } else { ROUNDS / 10 } {
+            true => work(&pool, round),
+            false => work_on_seldom_things(&pool, point, round),
+        };
         if fault::fired().is_some() {
             break;
         }
@@ -252,6 +294,11 @@ fn walk(point: &str, skip: u32, temporary: &std::path::Path) -> bool {
     fired
 }
 
+/// The passes of each point at which a process is killed there, without exceptions.
+const PASSES: [u32; 4] = [1, 2, 8, 100];
+/// Passes besides of the points of output: those are in batches of several calls.
+const PASSES_OF_OUTPUT: [u32; 2] = [21, 51];
+
 /// Walks the points of a pool, several programs at a time: they wait for deaths most of the time.
 #[test]
 fn every_point_may_be_the_last_of_a_process() {
@@ -260,38 +307,49 @@ fn every_point_may_be_the_last_of_a_process() {
     // The points from the objects on are walked through by `sync_faults.rs`.
     let of_pools = fault::POINTS.iter().take_while(|point| !point.starts_with("objects."));
     let points = of_pools.filter(|point| only.as_ref().is_none_or(|only| only == **point));
-    several_at_a_time(points, |point, folder| walk_point(point, folder));
+    let lines = std::sync::Mutex::new(Vec::new());
+    several_at_a_time(points, |point, folder| {
+        let line = walk_point(point, folder);
+        println!("{line}");
+        lines.lock().unwrap().push(line);
+    });
+    let mut lines = lines.into_inner().unwrap();
+    lines.sort();
+    let count = lines.len();
+    lines.push(format!("{count} points, each with a death at passes {PASSES:?}"));
+    println!("{}", lines[count]);
+    if only.is_none() {
+        report("points of pools", &lines.join("\n"));
+    }
 }
 
-fn walk_point(point: &str, folder: &std::path::Path) {
-    let mut fired = 0;
-    // Later passes of the output points are in batches of several calls.
-    let later: &[u32] = if point.contains("output") { &[20, 50] } else { &[] };
-    let mut passes = Vec::new();
-    for skip in [0, 1, 7, 99].iter().chain(later) {
-        let killed = walk(point, *skip, folder);
-        fired += u32::from(killed);
-        passes.extend(killed.then_some(skip + 1));
+fn walk_point(point: &str, folder: &std::path::Path) -> String {
+    let later = if point.contains("output") { &PASSES_OF_OUTPUT[..] } else { &[] };
+    let passes: Vec<u32> = PASSES.iter().chain(later).copied().collect();
+    let began = Instant::now();
+    for pass in &passes {
+        let killed = walk(point, pass - 1, folder);
+        assert!(killed, "{point} has no pass {pass}: the walk does not test it");
     }
-    println!("{point}: killed at passes {passes:?}");
-    assert!(fired > 0, "{point} is never passed: the walk does not test it");
     wait_until("the temporary directory is empty", || {
         std::fs::read_dir(folder).unwrap().count() == 0
     });
+    format!("{point}: killed at passes {passes:?}, within {:.1?}", began.elapsed())
 }
 
 /// A worker dies before each of its stores, one after the other, from the end of a call until it has run some
 /// more tasks, of all kinds. At most the call is lost that it runs then.
 fn die_before_each_store() {
     // One, so that it is that one which does what follows.
-    let pool = Pool::builder().workers(1).name("faulty").build().unwrap();
+    let pool = Pool::builder().workers(1).name("faulty").queue_capacity(64).build().unwrap();
     work(&pool, 1);
     wait_until("the pool is whole", || pool.check_invariants().is_ok());
     let used = pool.stats().arena_used_bytes;
     let every = std::env::var_os("PROCPOOL_EVERY_STORE").is_some();
-    let (mut stores, mut died) = (0, 0);
     // As many as a worker makes in a round of everything, and more.
-    while stores < 3000 {
+    let (mut stores, end) = walk::range().unwrap_or((0, 3000));
+    let (mut died, began) = (0, Instant::now());
+    while stores < end {
         let dying = |stores: u64| {
             fault::die_after(stores);
             "its result".repeat(20)
@@ -319,8 +377,13 @@ fn die_before_each_store() {
             _ => 37,
         };
     }
-    println!("died: {died} times before store 1 to {stores}");
-    assert!(died > 100, "{died}");
+    let took = began.elapsed();
+    let line = format!(
+        "a worker of a pool: died {died} times, before stores 1 to {stores}, within {took:.1?}"
+    );
+    println!("{line}");
+    report("stores of a worker of a pool", &line);
+    assert!(walk::range().is_some() || died > 100, "{died}");
     pool.join().unwrap();
 }
 

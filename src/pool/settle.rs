@@ -11,7 +11,7 @@
 //! 4. The slot in its ledger, if claimed by the dead: its blocks become ours; the call that was
 //!    running is lost; if calls are left, the batch is queued again and goes on behind it; else it
 //!    is finished. If it is not claimed by it any more, who sleeps on it is woken (again: that does no harm).
-//! 5. Processes that the dead one had started (a pool of its own): ended, and settled like it.
+//! 5. Processes that the dead one had started (a pool of its own): ended, and settled like it; then 3. again.
 //! 6. Its remaining blocks.
 //! 7. Its place among the sleepers, its participant entry.
 //! 8. Everybody is woken: a wake-up may have died with its receiver.
@@ -32,7 +32,7 @@ use super::task::{give_up_input, hand_over_carried};
 use super::worker::{LEAVING, RETIRING};
 use crate::error::{TaskError, WorkerExit};
 use crate::prim::{AtomicU64, Relaxed};
-use crate::shm::{Arena, Offset, ParticipantId};
+use crate::shm::{Arena, Offset, ParticipantId, fault};
 use crate::sync;
 use crate::sys;
 use std::os::fd::AsFd;
@@ -80,6 +80,7 @@ pub(super) fn settle(inner: &Inner, dead: Dead<'_>) -> Option<Pausing> {
         hand_over_carried(area.arena, slot, inner.user);
     }
     sync::settle::settle(area.arena, dead.id);
+    fault::point("main.holdings-settled");
     let pausing = slot.and_then(|index| settle_slot(inner, dead, index));
     event!(DEBUG, "worker settled", pool = &*inner.name, pid = dead.pid);
     let asleep = ledger.asleep.load(Relaxed) != 0;
@@ -235,14 +236,19 @@ fn skip_result(arena: &Arena, slot: &Slot, call: u32, calls: u32) {
 
 /// Frees what a dead process owns, after ending the processes that it had started.
 fn settle_process(arena: &Arena, id: ParticipantId) {
-    for child in arena.children_of(id) {
+    let children = arena.children_of(id);
+    for child in &children {
         // One that has not attached yet is refused when it tries.
-        if !arena.is_attached(child) && arena.withdraw_for_dead(child) {
+        if !arena.is_attached(*child) && arena.withdraw_for_dead(*child) {
             continue;
         }
-        end_orphan(arena, child);
-        sync::settle::settle(arena, child);
-        settle_process(arena, child);
+        end_orphan(arena, *child);
+        sync::settle::settle(arena, *child);
+        settle_process(arena, *child);
+    }
+    if !children.is_empty() {
+        // Until they were ended, they may have handed over to it what their results carry.
+        sync::settle::settle(arena, id);
     }
     arena.free_owned_by(id);
     arena.release_participant(id);

@@ -21,6 +21,7 @@ pub const POINTS: &[&str] = &[
     "main.cell-published",
     "main.result-taken",
     "main.slot-freed",
+    "main.holdings-settled",
     "guardian.folder-made",
     "guardian.invited",
     "guardian.connected",
@@ -270,10 +271,7 @@ fn set(name: &str, skip: u32, then: Option<&str>) -> Result<(), Error> {
 /// With `u64::MAX` it lives.
 #[cfg(any(debug_assertions, feature = "fault"))]
 pub fn die_after(stores: u64) {
-    #[cfg(not(any(loom, shuttle)))]
-    crate::prim::countdown::set(stores, || crate::sys::process::kill_self());
-    #[cfg(any(loom, shuttle))]
-    let _ = stores;
+    crate::sys::fail::die_after(stores);
 }
 
 /// Lets the calling process pass every point from now on: only others are killed.
@@ -306,6 +304,14 @@ pub fn fired() -> Option<&'static str> {
 #[must_use]
 pub fn objects() -> (usize, usize) {
     Arena::existing().map_or((0, 0), Arena::count_objects)
+}
+
+/// How many bytes of the arena are in use, and how many places of the table of processes.
+#[cfg(any(debug_assertions, feature = "fault"))]
+#[must_use]
+pub fn used() -> (u64, usize) {
+    let used = |arena: &Arena| (arena.usage().used_bytes, arena.places_taken());
+    Arena::existing().map_or((0, 0), used)
 }
 
 /// The descriptor of this process's arena, made if there is none.

@@ -6,7 +6,8 @@
 //! start time in clock ticks: with the pid, an identity that is never reused. 0: not known
 //! ```
 //! All zero at first. The generation counts reservations: a worker that was given up before it attached, and
-//! starts late, does not take its successor's entry.
+//! starts late, does not take its successor's entry. The pid is that of the process from ALIVE on; a program that takes part
+//! by itself enters its own when it reserves: nobody else would learn that it has died before it attached.
 //!
 //! # States
 //! FREE -> RESERVED (the parent, before it has the worker forked) -> ALIVE (the worker itself, with
@@ -90,12 +91,13 @@ impl Membership {
         Member::from_raw(self.word.load(Acquire))
     }
 
-    /// FREE -> RESERVED: the generation of the reservation, if the entry was FREE.
-    pub(super) fn reserve(&self, parent: u16) -> Option<u8> {
+    /// FREE -> RESERVED, for a process whose pid is not known yet (0), or for the calling one: the generation of the
+    /// reservation, if the entry was FREE.
+    pub(super) fn reserve(&self, pid: u32, parent: u16) -> Option<u8> {
         let raw = self.word.load(Relaxed);
         let free = Member::from_raw(raw);
         let generation = free.generation.wrapping_add(1);
-        let reserved = Member { pid: 0, parent, generation, state: RESERVED }.to_raw();
+        let reserved = Member { pid, parent, generation, state: RESERVED }.to_raw();
         // SYNC(participant-free): pairs with the Release in `release`.
         let is_ours =
             free.is_free() && self.word.compare_exchange(raw, reserved, AcqRel, Relaxed).is_ok();

@@ -18,7 +18,7 @@ impl Entry {
 
     /// Is process `pid` for its whole life, up to its death.
     fn live(&self, pid: u32) {
-        let generation = self.membership.reserve(1).unwrap();
+        let generation = self.membership.reserve(0, 1).unwrap();
         assert!(self.membership.attach(generation, pid));
         self.membership.enter_start_time(|| Some(u64::from(pid)));
         self.ledger.store(u64::from(pid), Relaxed);
@@ -29,7 +29,7 @@ impl Entry {
 fn membership_models_of_a_parent_that_gives_up_and_a_worker_that_comes_late_one_succeeds() {
     loom::model(|| {
         let entry = Entry::new();
-        let generation = entry.membership.reserve(1).unwrap();
+        let generation = entry.membership.reserve(0, 1).unwrap();
         let theirs = entry.clone();
         let worker = thread::spawn(move || theirs.membership.attach(generation, 7));
         let withdrawn = entry.membership.withdraw(generation).is_some();
@@ -43,11 +43,11 @@ fn membership_models_of_a_parent_that_gives_up_and_a_worker_that_comes_late_one_
 fn membership_models_who_comes_late_does_not_take_its_successors_entry() {
     loom::model(|| {
         let entry = Entry::new();
-        let first = entry.membership.reserve(1).unwrap();
+        let first = entry.membership.reserve(0, 1).unwrap();
         let theirs = entry.clone();
         let late = thread::spawn(move || theirs.membership.attach(first, 7));
         if entry.membership.withdraw(first).is_some() {
-            let second = entry.membership.reserve(1).unwrap();
+            let second = entry.membership.reserve(0, 1).unwrap();
             assert!(entry.membership.attach(second, 8), "taken by the one before");
             entry.membership.enter_start_time(|| Some(88));
             assert!(!late.join().unwrap());
@@ -67,7 +67,7 @@ fn membership_models_an_entry_is_reserved_once_and_its_ledger_is_clear() {
             .map(|_| {
                 let theirs = entry.clone();
                 thread::spawn(move || {
-                    let reserved = theirs.membership.reserve(1).is_some();
+                    let reserved = theirs.membership.reserve(0, 1).is_some();
                     assert!(!reserved || theirs.ledger.load(Relaxed) == 0, "the one before's");
                     reserved
                 })

@@ -119,8 +119,9 @@ impl Arena {
             // Before and not after: too many roots cost some looks, too few hide a death.
             self.header().roots.fetch_add(1, AcqRel);
         }
+        let pid = if parent == ParticipantId::NOBODY { sys::process::own_pid() } else { 0 };
         for (index, entry) in self.participants().iter().enumerate().skip(1) {
-            if let Some(generation) = entry.membership.reserve(parent.0) {
+            if let Some(generation) = entry.membership.reserve(pid, parent.0) {
                 return Ok(Reserved { id: ParticipantId::from_raw(index as u64), generation });
             }
         }
@@ -172,7 +173,7 @@ impl Arena {
         self.participant(id).membership.enter_start_time(ticks);
     }
 
-    /// Pid and start time of an attached process; a pid of 0 if it has not attached, a time of 0 if
+    /// Pid and start time of a process; a pid of 0 if it is another's child and has not attached, a time of 0 if
     /// it has not been entered yet.
     pub(crate) fn identity_of(&self, id: ParticipantId) -> (u32, u64) {
         self.participant(id).membership.identity()
@@ -207,6 +208,13 @@ impl Arena {
         let words = self.participants().iter().skip(1);
         let words = words.map(|entry| entry.membership.look());
         words.filter(|word| word.is_alive()).map(|word| word.pid).collect()
+    }
+
+    /// How many entries are not FREE.
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn places_taken(&self) -> usize {
+        let words = self.participants().iter().skip(1);
+        words.filter(|entry| !entry.membership.look().is_free()).count()
     }
 
     /// Every process that takes part, and what it holds.
@@ -303,6 +311,7 @@ mod tests {
         assert!(arena.withdraw(next) && !arena.attach(next));
         assert!(!arena.has_strangers());
         let root = arena.reserve_participant(ParticipantId::NOBODY).unwrap();
+        assert!(!arena.is_dead(root.id), "it is this one, which lives");
         assert!(arena.has_strangers() && arena.withdraw(root) && !arena.has_strangers());
     }
 

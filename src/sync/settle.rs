@@ -118,7 +118,11 @@ fn settle_object(locked: &Objects<'_>, described: Described, dead: ParticipantId
 pub(crate) fn settle_strangers(arena: &Arena) {
     let locked = arena.lock_objects();
     for stranger in arena.strangers() {
-        if !arena.is_attached(stranger) || !arena.is_dead(stranger) {
+        if !arena.is_dead(stranger) {
+            continue;
+        }
+        // One that had only reserved its place has nothing else.
+        if !arena.is_attached(stranger) && arena.withdraw_for_dead(stranger) {
             continue;
         }
         // If it had started others, its guardian is ending them just now: the next look finds them

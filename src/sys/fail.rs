@@ -70,9 +70,22 @@ pub(crate) enum Role {
 /// Says what this process is from now on; a process that does not is the user's.
 pub(crate) fn set_role(role: Role) {
     #[cfg(any(debug_assertions, feature = "fault"))]
-    plan::ROLE.store(role as u32, crate::prim::Relaxed);
+    {
+        death::plan_for(role);
+        plan::ROLE.store(role as u32, crate::prim::Relaxed);
+    }
     #[cfg(not(any(debug_assertions, feature = "fault")))]
     let _ = role;
+}
+
+/// Has the calling process make so many more stores to words that others may see, and die before the next: of the
+/// thread that does, the name is appended to the file `PROCPOOL_DEATHS`, if there is that variable.
+#[cfg(any(debug_assertions, feature = "fault"))]
+pub(crate) fn die_after(stores: u64) {
+    #[cfg(not(any(loom, shuttle)))]
+    crate::prim::countdown::set(stores, death::note_and_die);
+    #[cfg(any(loom, shuttle))]
+    let _ = stores;
 }
 
 /// Fails if it is this call's turn to.
@@ -84,6 +97,46 @@ pub(crate) fn attempt(call: &'static str) -> io::Result<()> {
     }
     let _ = call;
     Ok(())
+}
+
+#[cfg(any(debug_assertions, feature = "fault"))]
+mod death {
+    use super::Role;
+    use std::io::Write;
+
+    /// Forgets what was planned for whom this process is a copy of, and looks whether it is the one to die.
+    pub(super) fn plan_for(role: Role) {
+        super::die_after(u64::MAX);
+        if crate::sys::process::is_privileged_exec() {
+            return;
+        }
+        let Ok(text) = std::env::var("PROCPOOL_DIE_AFTER") else { return };
+        let [whose, stores, file] = text.split(' ').collect::<Vec<_>>()[..] else { return };
+        let is_its = match role {
+            Role::Main => false,
+            Role::Guardian => whose == "guardian",
+            Role::Worker => whose == "worker",
+        };
+        let (true, Ok(stores)) = (is_its, stores.parse()) else { return };
+        // Others may be made at the same time: one of them is the first.
+        if let Ok(mut file) = std::fs::File::create_new(file) {
+            let _ = write!(file, "{}", crate::sys::process::own_pid());
+            super::die_after(stores);
+        }
+    }
+
+    #[cfg(not(any(loom, shuttle)))]
+    pub(super) fn note_and_die() {
+        if let Some(path) = std::env::var_os("PROCPOOL_DEATHS")
+            && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(path)
+        {
+            let thread = std::thread::current();
+            // In one piece: others may die at the same time.
+            let line = format!("{}\n", thread.name().unwrap_or("?"));
+            let _ = file.write_all(line.as_bytes());
+        }
+        crate::sys::process::kill_self();
+    }
 }
 
 #[cfg(any(debug_assertions, feature = "fault"))]

@@ -213,6 +213,14 @@ pub(crate) fn wait_for_line(child: &mut Child, line: &str) -> String {
     }
 }
 
+/// Leaves what a test has found out in a file of `fault-reports`, in the folder for tests below `target`.
+pub(crate) fn report(what: &str, text: &str) {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("fault-reports");
+    fs::create_dir_all(&folder).unwrap();
+    let name = format!("{}.txt", what.replace([' ', '/'], "-"));
+    fs::write(folder.join(name), format!("{}\n", text.trim_end())).unwrap();
+}
+
 /// Entries of `/dev/shm` that are ours.
 pub(crate) fn shared_memory_files() -> Vec<String> {
     let entries = fs::read_dir("/dev/shm").map(|entries| entries.flatten().collect());
