@@ -81,7 +81,8 @@ fn who_waits_for_an_outcome_for_so_long_gets_it_later() {
         assert_eq!(imap.next(), Some(Ok(1)));
         assert_eq!(imap.next_timeout(Duration::MAX).unwrap(), Some(Ok(2)));
         assert_eq!(imap.next_timeout(Duration::ZERO).unwrap(), None);
-        (begun.clear(), go.clear());
+        begun.clear();
+        go.clear();
     }
     // All slots are another's.
     let full = Pool::builder().workers(1).queue_capacity(1).build().unwrap();
