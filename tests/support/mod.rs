@@ -216,7 +216,7 @@ pub(crate) fn wait_for_line(child: &mut Child, line: &str) -> String {
 /// Leaves what a test has found out in a file of `fault-reports`, in the folder for tests below `target`.
 pub(crate) fn report(what: &str, text: &str) {
     // Examples, which share this module, have no such folder.
-    let folder = option_env!("CARGO_TARGET_TMPDIR").expect("a folder for tests");
+    let Some(folder) = option_env!("CARGO_TARGET_TMPDIR") else { return };
     let folder = std::path::Path::new(folder).join("fault-reports");
     fs::create_dir_all(&folder).unwrap();
     let name = format!("{}.txt", what.replace([' ', '/'], "-"));
