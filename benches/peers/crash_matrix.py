@@ -14,6 +14,7 @@ all processes that came of it are killed, whoever their parent may be by then.
 
 import argparse
 import collections
+import contextlib
 import ctypes
 import json
 import os
@@ -92,7 +93,9 @@ def end_all():
     while below := descendants(os.getpid()):
         for pid in below:
             if time.monotonic() > spared or not is_tracker(pid):
-                os.kill(pid, signal.SIGKILL)
+                # Its own parent may have reaped it meanwhile.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG)[0] != 0:
                 pass
@@ -379,4 +382,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        end_all()
