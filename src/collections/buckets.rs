@@ -16,7 +16,7 @@
 //!     the entries' words are copied to a new block, twice as large unless many were REMOVED; one store
 //!     replaces the old block.
 //! R3. Counts and words may have been written by anybody: no loop counts on an EMPTY word, and nothing is written to a
-//!     block that cannot be the index's, nor is that freed.
+//!     block that cannot be the index's, nor is that walked or freed.
 //!
 //! # If a process dies
 //! While it copies: the new block is not reachable, and its own. Else `stripe.rs`.
@@ -142,6 +142,12 @@ impl MapStripe {
         arena.slice_at(Offset::new(block), 1 << log)
     }
 
+    /// All of them, or none if the index is no block of its length (R3): to walk as far as the arena goes would touch
+    /// pages that nobody has used.
+    fn all_words<'a>(&self, arena: &'a Arena) -> &'a [AtomicU64] {
+        self.words(arena).filter(|_| self.is_sound(arena, 8)).unwrap_or_default()
+    }
+
     /// Looks for a key. While the stripe is not locked, `None` is for what makes no sense.
     #[inline]
     pub(super) fn search<'a>(&self, arena: &'a Arena, key: &[u8], hash: u64) -> Option<Place<'a>> {
@@ -173,7 +179,7 @@ impl MapStripe {
         arena: &'a Arena,
         mut visit: impl FnMut(Entry<'a>, &'a AtomicU64),
     ) {
-        for place in self.words(arena).unwrap_or_default() {
+        for place in self.all_words(arena) {
             let word = place.load(Relaxed);
             if word > REMOVED
                 && let Some(entry) = Entry::at(arena, word & ((1 << OFFSET_BITS) - 1))
@@ -233,7 +239,7 @@ impl MapStripe {
             entry.adopt();
             count += 1;
         });
-        let words = self.words(arena).unwrap_or_default();
+        let words = self.all_words(arena);
         let used = words.iter().filter(|word| word.load(Relaxed) != EMPTY).count();
         self.set_counts(count, used as u64);
         changing.rebuild_heap(&self.slots_in_use(arena));
@@ -277,6 +283,14 @@ impl MapStripe {
         if before != 0 {
             arena.free(before);
         }
+    }
+
+    /// Has the index be of another length than it is, for a test; says what it was.
+    #[cfg(test)]
+    pub(super) fn lie_about_length(&self, log: u64) -> u64 {
+        let before = self.index.load(Relaxed);
+        self.index.store(before & !LOG_MASK | log, Relaxed);
+        before & LOG_MASK
     }
 
     pub(super) fn set_counts(&self, count: u64, used: u64) {
@@ -349,7 +363,7 @@ impl MapStripe {
                 wrong = Some(format!("the entry at {:#x} is not found by its key", entry.offset()));
             }
         });
-        let words = self.words(arena).unwrap_or_default();
+        let words = self.all_words(arena);
         let used = words.iter().filter(|word| word.load(Relaxed) != EMPTY).count() as u64;
         self.check_counts((count, used))?;
         wrong.map_or(Ok(()), Err)?;

@@ -412,4 +412,45 @@ mod tests {
             }
         }
     }
+
+    /// An index that is said to be as long as the arena was walked to its end, for every look at the map: that touched all
+    /// of the memory behind it, which nobody had used.
+    #[test]
+    fn an_index_whose_length_lies_is_not_walked() {
+        let shared_kib = || {
+            let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+                panic!("no status")
+            };
+            let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:"));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            number.unwrap_or_else(|| panic!("{status}"))
+        };
+        for pair in [None, Some(PairBytes { key: 8, value: 8 })] {
+            let made = MapState::create(&Parts::of(Kind::Dict), pair);
+            let Ok(handle) = made else { panic!("no arena") };
+            let (state, arena) = (handle.state(), handle.caller().arena());
+            for key in 0..2000u64 {
+                let (key, mut before) = (key.to_ne_bytes(), Vec::new());
+                let new = Some((&key[..], &[][..]));
+                assert!(state.change(arena, &key, new, Expected::Anything, &mut before).is_ok());
+            }
+            let before = shared_kib();
+            let were: Vec<u64> =
+                state.stripes.iter().map(|stripe| stripe.lie_about_length(24)).collect();
+            for stripe in 0..STRIPES {
+                assert!(state.snapshot(arena, stripe).is_ok_and(|all| all.entries().count() == 0));
+            }
+            assert!(state.check(arena).is_err());
+            state.each_part(arena, None, &mut |_| ());
+            let changing = state.lock(arena, &state.stripes[0]);
+            state.repair(&state.stripes[0], &changing);
+            drop(changing);
+            assert!(shared_kib() < before + (100 << 10), "from {before} to {} KiB", shared_kib());
+            for (stripe, was) in state.stripes.iter().zip(were) {
+                stripe.lie_about_length(was);
+            }
+            state.clear(arena);
+            assert_eq!(state.len(arena), 0);
+        }
+    }
 }

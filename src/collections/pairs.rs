@@ -71,6 +71,12 @@ impl MapStripe {
         arena.slice_at(Offset::new(block), CELL_WORDS << log)
     }
 
+    /// As `all_words` of `buckets.rs`.
+    fn all_cells<'a>(&self, arena: &'a Arena) -> impl Iterator<Item = &'a [AtomicU64]> {
+        let cells = self.cells(arena).filter(|_| self.is_sound(arena, CELL_BYTES));
+        cells.unwrap_or_default().chunks_exact(CELL_WORDS)
+    }
+
     #[inline]
     fn search_pair<'a>(&self, arena: &'a Arena, key: u64, hash: u64) -> Option<Place<'a>> {
         let Some(cells) = self.cells(arena) else { return Some(Place::Nowhere) };
@@ -183,7 +189,7 @@ impl MapStripe {
 
     /// Visits every pair: key and value.
     pub(super) fn each_pair(&self, arena: &Arena, mut visit: impl FnMut(u64, u64)) {
-        for cell in self.cells(arena).unwrap_or_default().chunks_exact(CELL_WORDS) {
+        for cell in self.all_cells(arena) {
             if cell[0].load(Relaxed) >= USED {
                 visit(cell[1].load(Relaxed), cell[2].load(Relaxed));
             }
@@ -202,7 +208,7 @@ impl MapStripe {
 
     fn count_pairs(&self, arena: &Arena) -> (u64, u64) {
         let (mut count, mut used) = (0, 0);
-        for cell in self.cells(arena).unwrap_or_default().chunks_exact(CELL_WORDS) {
+        for cell in self.all_cells(arena) {
             let word = cell[0].load(Relaxed);
             count += u64::from(word >= USED);
             used += u64::from(word != EMPTY);

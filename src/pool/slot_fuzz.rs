@@ -15,7 +15,7 @@ use crate::limits::ARENA_BYTES_MIN;
 use crate::prim::{AtomicU64, Relaxed};
 use crate::shm::participants::Reserved;
 use crate::shm::{Arena, Offset, ParticipantId};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const SLOTS: u32 = 4;
@@ -81,7 +81,8 @@ fn work(inner: &Inner, worker: ParticipantId, value: u64) {
 #[test]
 fn fuzz_slots() {
     let Ok(arena) = Arena::create(ARENA_BYTES_MIN) else { panic!("no arena") };
-    let arena: &'static Arena = Box::leak(Box::new(arena));
+    static ARENA: OnceLock<Arena> = OnceLock::new();
+    let arena = ARENA.get_or_init(|| arena);
     let user = start(arena, ParticipantId::NOBODY).id;
     let double = |text: String| text.repeat(2);
     let Ok(code) = trampolines::code_of(&double) else { panic!("no code") };

@@ -4,6 +4,7 @@
 use super::*;
 use crate::limits::ARENA_BYTES_MIN;
 use crate::shm::Offset;
+use std::sync::OnceLock;
 
 /// Writes into the directories, or into a chunk of a table.
 fn scribble(arena: &Arena, how: u8, at: u16, value: u64) {
@@ -42,7 +43,8 @@ fn fuzz_objects() {
     // This process is somebody.
     let Ok(_) = Arena::tree(None) else { panic!("no arena") };
     let Ok(arena) = Arena::create(ARENA_BYTES_MIN) else { panic!("no arena") };
-    let arena: &'static Arena = Box::leak(Box::new(arena));
+    static ARENA: OnceLock<Arena> = OnceLock::new();
+    let arena = ARENA.get_or_init(|| arena);
     let fresh = arena.next_uid();
     type Input = Vec<(u8, u8, u16, u64)>;
     bolero::check!().with_type::<Input>().for_each(|steps| {
