@@ -5,7 +5,8 @@
 //! place of the supervisor's, which waits for pidfds, one that is told who died.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test --release --lib path_models`; `PROCPOOL_MODEL_RUNS` says how many
-//! schedules of each (default 300), `PROCPOOL_MODEL_SEED` which.
+//! schedules of each (default 300), `PROCPOOL_MODEL_SEED` which. In those, who dies when is chosen at random, too; of the
+//! smallest scenario there are besides schedules that stay as they are while each step of a worker is its last in turn.
 
 use super::*;
 use crate::error::{TaskError, WorkerExit};
@@ -33,7 +34,16 @@ const SLOTS: u32 = 4;
 const STEPS: u64 = 300;
 const DEATHS_MAX: u32 = 3;
 
+/// Who dies when.
+#[derive(Debug, Clone, Copy)]
+enum Deaths {
+    AtRandom,
+    /// The worker of this number that is started first, at that step; nobody else.
+    At(usize, u64),
+}
+
 thread_local! {
+    static PLAN: Cell<Deaths> = const { Cell::new(Deaths::AtRandom) };
     /// How often each call has begun.
     static BEGUN: RefCell<HashMap<u64, u32>> = RefCell::default();
     /// How many processes have died in this execution, and in all.
@@ -126,8 +136,15 @@ fn start(inner: &Inner, number: usize) -> u64 {
     let turn = area.seat(number).turn();
     let reserved = area.arena.reserve_participant(user).unwrap();
     let name = reserved.id.to_raw();
-    let dies = DEATHS.get().0 < DEATHS_MAX && shuttle::rand::thread_rng().gen_range(0..3) > 0;
-    let steps = if dies { shuttle::rand::thread_rng().gen_range(1..STEPS) } else { u64::MAX };
+    let steps = match PLAN.get() {
+        Deaths::AtRandom => {
+            let dies =
+                DEATHS.get().0 < DEATHS_MAX && shuttle::rand::thread_rng().gen_range(0..3) > 0;
+            if dies { shuttle::rand::thread_rng().gen_range(1..STEPS) } else { u64::MAX }
+        }
+        Deaths::At(dying, step) if dying == number && turn == 0 => step,
+        Deaths::At(..) => u64::MAX,
+    };
     // One that is dead is not waited for: only of a future's thread can that be said.
     drop(shuttle::future::spawn(async move {
         model::become_process(name, steps);
@@ -172,12 +189,12 @@ fn work(
     .run();
 }
 
-/// Runs `use_pool` in a pool whose workers die, in many schedules.
-fn check(recycle: Recycle, use_pool: impl Fn(&Arc<Inner>) + Send + Sync + Clone + 'static) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let runs = number("PROCPOOL_MODEL_RUNS").unwrap_or(300);
-    let seed = number("PROCPOOL_MODEL_SEED").unwrap_or(1) as u64;
-    let execution = move || {
+/// An execution of `use_pool` in a pool whose workers die.
+fn execution(
+    recycle: Recycle,
+    use_pool: impl Fn(&Arc<Inner>) + Send + Sync + Clone + 'static,
+) -> impl Fn() + Send + Sync + Clone + 'static {
+    move || {
         let arena = fresh_arena();
         BEGUN.take();
         DEATHS.set((0, DEATHS.get().1));
@@ -215,23 +232,76 @@ fn check(recycle: Recycle, use_pool: impl Fn(&Arc<Inner>) + Send + Sync + Clone 
         drop(inner);
         assert_eq!(arena.usage().used_bytes, used_at_first, "bytes in the arena");
         assert_eq!(arena.children_of(user), [], "places of workers");
-    };
+    }
+}
+
+fn number(name: &str) -> Option<usize> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn config() -> shuttle::Config {
     let mut config = shuttle::Config::default();
     config.stack_size = 1 << 20;
     config.max_steps = shuttle::MaxSteps::FailAfter(2_000_000);
-    let random = shuttle::Runner::new(RandomScheduler::new_from_seed(seed, runs), config.clone());
-    let pct = shuttle::Runner::new(PctScheduler::new_from_seed(seed, 3, runs), config);
-    let again = execution.clone();
-    let ran = catch_unwind(AssertUnwindSafe(move || random.run(execution) + pct.run(again)));
+    config
+}
+
+/// Describes the pool if `run` panics.
+fn or_describe<T>(run: impl FnOnce() -> T) -> T {
+    let ran = catch_unwind(AssertUnwindSafe(run));
     if ran.is_err() {
         model::end();
         if let Some(area) = AREA.get() {
             describe(&area);
         }
     }
-    ran.unwrap();
+    ran.unwrap()
+}
+
+/// Runs `use_pool` in a pool whose workers die, in many schedules.
+fn check(recycle: Recycle, use_pool: impl Fn(&Arc<Inner>) + Send + Sync + Clone + 'static) {
+    let runs = number("PROCPOOL_MODEL_RUNS").unwrap_or(300);
+    let seed = number("PROCPOOL_MODEL_SEED").unwrap_or(1) as u64;
+    let execution = execution(recycle, use_pool);
+    let random = shuttle::Runner::new(RandomScheduler::new_from_seed(seed, runs), config());
+    let pct = shuttle::Runner::new(PctScheduler::new_from_seed(seed, 3, runs), config());
+    let again = execution.clone();
+    or_describe(move || random.run(execution) + pct.run(again));
     println!("{} schedules, {} deaths, {} calls lost", 2 * runs, DEATHS.get().1, LOST.get());
     assert!(DEATHS.get().1 > 0, "nobody died");
+}
+
+/// Runs `use_pool` in one schedule after the other, and each of them so often that every step of one worker is the last of its
+/// process once: until there are no more.
+fn check_every_step(
+    schedules: u64,
+    use_pool: impl Fn(&Arc<Inner>) + Send + Sync + Clone + 'static,
+) {
+    let execution = execution(Recycle::default(), use_pool);
+    let (mut shortest, mut longest, mut lost_at) = (u64::MAX, 0, 0);
+    for (seed, dying) in (1..=schedules).flat_map(|seed| (0..WORKERS).map(move |n| (seed, n))) {
+        // What it does before it dies is the same every time.
+        let mut dies_at = |step: u64| {
+            PLAN.set(Deaths::At(dying, step));
+            let scheduler = RandomScheduler::new_from_seed(seed, 1);
+            let (runner, execution) =
+                (shuttle::Runner::new(scheduler, config()), execution.clone());
+            let lost = LOST.get();
+            or_describe(move || runner.run(execution));
+            lost_at += u64::from(LOST.get() > lost);
+            DEATHS.get().0 == 1
+        };
+        let steps = (1..).map(&mut dies_at).take_while(|died| *died).count() as u64;
+        (shortest, longest) = (shortest.min(steps), longest.max(steps));
+        // Each of them up to the last: beyond it, it has left. (If it had not been the same, some would be missing.)
+        assert!((1..=20).all(|more| !dies_at(steps + more)), "schedule {seed}: {steps} and more");
+    }
+    PLAN.set(Deaths::AtRandom);
+    println!(
+        "{schedules} schedules, {shortest} to {longest} steps of either worker, {} deaths, {lost_at} with a call",
+        DEATHS.get().1
+    );
+    assert!(shortest > 20 && lost_at > 0, "{shortest} steps, {lost_at} calls lost");
 }
 
 /// Prints what is shared. (Not by `dump`: the locks of the user's process exist during an execution only.)
@@ -263,6 +333,15 @@ fn single_tasks_end_once_with_their_value_or_their_worker() {
     check(Recycle::default(), |inner| {
         let tasks = (0..6).map(|n| (n, submit(inner, &job(), n, None).unwrap())).collect();
         join_all(tasks);
+    });
+}
+
+/// The smallest: a call whose result needs a block.
+#[test]
+fn each_step_of_a_worker_in_turn_may_be_its_last() {
+    let schedules = number("PROCPOOL_MODEL_SCHEDULES").unwrap_or(3) as u64;
+    check_every_step(schedules, |inner| {
+        join_all(vec![(1, submit(inner, &job(), 1, None).unwrap())]);
     });
 }
 
