@@ -207,14 +207,12 @@ def executable_of(*arguments):
     return [path for path in found if path][-1]
 
 
-def procspawn_column(cases):
-    program = executable_of("bench", "--bench", "crash_procspawn", "--no-run")
+def procspawn_column(program, cases):
     return {case: run(program, case, case=case) for case in cases}
 
 
-def procpool_column(cases):
+def procpool_column(program, cases):
     """What the tests saw. If one tries its case several times, the slowest counts of each run."""
-    program = executable_of("test", "--release", "--test", "crash_matrix", "--no-run")
     column = {case: [] for case in cases}
     numbers = {number: case for number, case in enumerate(ROWS, 1)}
     for _ in range(RUNS):
@@ -254,7 +252,7 @@ def duration(seconds):
 
 def short(text):
     """The first sentence, without the long name of a function of ours."""
-    text = re.sub(r"crash_matrix::\S*[^\s:] ", "", text)
+    text = re.sub(r"\(crash_matrix::\S*\) ", "", text).replace("crash_matrix::", "")
     text = re.split(r"\n|\. ", text.strip())[0].rstrip(".").replace("|", "/")
     return text if len(text) <= WIDTH else text[:WIDTH].rsplit(" ", 1)[0] + " …"
 
@@ -293,14 +291,14 @@ def table(names, columns):
         cells = [cell(column.get(case, [])) for _, column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("| **hang** or **left**, of those tried | " + " | ".join(stuck(column, names) for _, column in columns) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def output_of(*command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
-def about(pythons, loads):
+def about(pythons, idle):
     """When, where, how and of what the tables were made."""
     changed = output_of("git", "status", "--porcelain", "--", ".", f":!{TABLE}")
     arguments = [f"--python {pathlib.Path(python).name}" for python in pythons]
@@ -311,7 +309,7 @@ def about(pythons, loads):
         f"{platform.release()} with {os.cpu_count()} cores; {output_of('rustc', '--version')}. procpool and procspawn are "
         f"release builds, without fault points; Python's pools start their workers in the way that is theirs by default. Times are "
         f"medians of {RUNS} runs (of procpool's tests that try something several times, of the slowest in each run); what "
-        f"took more than {CHEAP} s was run once. The load average of the machine was {min(loads):.1f} to {max(loads):.1f} meanwhile."
+        f"took more than {CHEAP} s was run once. The cores were idle for {100 * idle:.0f} % of that time."
     )
 
 
@@ -331,6 +329,12 @@ def version_of(python, module=None):
         return output_of(python, "-c", wanted) or None
     except OSError:
         return None
+
+
+def ticks():
+    """Of all cores since the machine's start: idle, and in all."""
+    fields = [int(field) for field in pathlib.Path("/proc/stat").read_text().split()[1:9]]
+    return fields[3] + fields[4], sum(fields)
 
 
 def parsed():
@@ -359,24 +363,28 @@ def main():
     cases = [*rows, *cells]
     pythons = [python for python in arguments.python or ["python3.11", "python3.13"] if version_of(python)]
     procspawn = re.search(r'name = "procspawn"\nversion = "(.*)"', (ROOT / "Cargo.lock").read_text())[1]
-    columns, loads = [], []
+    tests = executable_of("test", "--release", "--test", "crash_matrix", "--no-run")
+    peer_program = executable_of("bench", "--bench", "crash_procspawn", "--no-run")
+    columns, before = [], ticks()
 
     def add(head, column):
+        print(f"{time.strftime('%H:%M:%S')} {head}", file=sys.stderr)
         columns.append((head, column))
-        loads.append(os.getloadavg()[0])
 
-    add("procpool", procpool_column(cases))
-    add(f"procspawn {procspawn}", procspawn_column(cases))
+    add("procpool", procpool_column(tests, cases))
+    add(f"procspawn {procspawn}", procspawn_column(peer_program, cases))
     for peer, name in (("Pool", "multiprocessing"), ("executor", "ProcessPoolExecutor")):
         for python in pythons:
             add(f"CPython {version_of(python)} `{name}`", python_column(python, peer, cases))
     for python in [python for python in pythons if version_of(python, "loky")][-1:]:
         head = f"loky {version_of(python, 'loky')}, CPython {version_of(python)}"
         add(head, python_column(python, "loky", cases))
-    parts = [about(arguments.python, loads), table(rows, columns), CELLS_ABOUT, table(cells, columns)]
+    idle, of_all = (after - before for after, before in zip(ticks(), before))
+    about_it = about(arguments.python, idle / of_all)
+    parts = [about_it, table(rows, columns), CELLS_ABOUT, table(cells, columns)]
     text = "\n\n".join(parts)
     if arguments.record:
-        (ROOT / TABLE).write_text(text)
+        (ROOT / TABLE).write_text(text + "\n")
     else:
         print(text)
 
