@@ -341,7 +341,7 @@ fn single_tasks_end_once_with_their_value_or_their_worker() {
 fn each_step_of_a_worker_in_turn_may_be_its_last() {
     let schedules = number("PROCPOOL_MODEL_SCHEDULES").unwrap_or(3) as u64;
     check_every_step(schedules, |inner| {
-        join_all(vec![(1, submit(inner, &job(), 1, None).unwrap())]);
+        join_all(vec![(1, submit(inner, &job(), 1u64, None).unwrap())]);
     });
 }
 
