@@ -70,7 +70,11 @@ impl Confinement {
     }
 
     /// Lets a worker use so much processor time in its life, rounded up to seconds. After that the kernel
-    /// ends it with signal 24, SIGXCPU (and a second later with SIGKILL, if it ignores that); together with [`Recycle`](crate::Recycle), it is a limit for so many calls.
+    /// ends it with signal 24, SIGXCPU (and a second later with SIGKILL, if it ignores that); together with
+    /// [`Recycle`](crate::Recycle), it is a limit for so many calls.
+    ///
+    /// It is the kernel that counts, and most kernels charge whole ticks (1 to 10 ms) to whoever runs at their
+    /// end: a worker that shares its processor with others may use twice as much before it is ended.
     pub fn cpu_time(mut self, time: Duration) -> Self {
         self.cpu_seconds = Some(time.as_secs() + u64::from(time.subsec_nanos() > 0));
         self
