@@ -241,14 +241,14 @@ fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap,
     let server = with_temporary_directory(&short, make);
     let (server, path) = server.map_err(|error| os("make the rendezvous socket", error))?;
     let inside = path.strip_prefix(&short).unwrap_or(&path).trim_start_matches('/').to_owned();
-    let listener = sys::fd::socket_at(&path);
+    let listener =
+        sys::fd::socket_at(&path).map_err(|error| os("copy the rendezvous socket", error))?;
     let done = sys::fd::event_counter().map_err(|error| Error::os("make an event", error))?;
     let accepted = std::thread::scope(|scope| {
         let watch = || exit_if_orphaned(doorbell, &done, place, user);
         let watcher =
             sys::thread::start_scoped(scope, watch).map_err(|error| os("start a thread", error))?;
-        let listener = listener.as_ref().map(AsFd::as_fd);
-        let sent = sys::fd::send(doorbell, inside.as_bytes(), listener)
+        let sent = sys::fd::send(doorbell, inside.as_bytes(), Some(listener.as_fd()))
             .map_err(|error| Error::os("send the rendezvous", error));
         fault::point("guardian.invited");
         let accepted = sent.and_then(|()| {

@@ -188,20 +188,22 @@ fn meet(
     guardian: BorrowedFd<'_>,
 ) -> Result<Control<Command, Reply>, Error> {
     let died = |error| because_it_died(error, guardian);
-    let (said, _listener) = invitation(&doorbell, guardian).map_err(died)?;
+    let (said, listener) = invitation(&doorbell, guardian).map_err(died)?;
     if let Some(reason) = said.strip_prefix(REFUSAL) {
         let reason = std::io::Error::other(reason.to_owned());
         return Err(Error::os("start the guardian process", reason));
     }
-    rendezvous(base, folder, &said, doorbell)
+    // The system drops a descriptor that this process has no number for.
+    let listener =
+        listener.ok_or_else(|| Error::os("receive the guardian's socket", sys::fd::TOO_MANY))?;
+    rendezvous(&base.join(folder).join(said), &listener, doorbell)
         .and_then(|control| greet(&control, guardian).map(|()| control))
         .map_err(died)
 }
 
 /// What the guardian says when it is ready: where its server is, or why there is none.
 ///
-/// And the server's socket, to be kept until it is connected: so a guardian that dies meanwhile is not missed then, but
-/// when it does not answer.
+/// And the server's socket, to be kept until it is connected ([`rendezvous`]).
 fn invitation(
     doorbell: &OwnedFd,
     guardian: BorrowedFd<'_>,
@@ -266,31 +268,33 @@ fn channel<T: Serialize + DeserializeOwned>() -> Result<(IpcSender<T>, IpcReceiv
 }
 
 /// Connects to the guardian's one-shot server and exchanges the channels.
+///
+/// `ipc-channel` loses a descriptor if it cannot connect, so it must be able to, even if the guardian dies now: the
+/// place goes on to exist while it is open here, and `_listener` goes on to listen.
 fn rendezvous(
-    base: &std::path::Path,
-    folder: &str,
-    inside: &str,
+    socket: &std::path::Path,
+    _listener: &OwnedFd,
     doorbell: OwnedFd,
 ) -> Result<Control<Command, Reply>, Error> {
-    let other = |doing: &'static str| {
-        move |error: ipc_channel::IpcError| {
-            Error::os(doing, std::io::Error::other(error.to_string()))
-        }
-    };
-    let place = base.join(folder);
-    let handle = sys::fd::open_folder(&place)
-        .map_err(|error| Error::os("open the rendezvous folder", error))?;
+    let place = sys::fd::open_place(socket)
+        .map_err(|error| Error::os("open the guardian's socket", error))?;
     super::control::measure_sockets()?;
-    let server = format!("{}/{inside}", sys::fd::proc_path(&handle));
     let bootstrap = sys::fail::attempt("ipc")
         .map_err(std::io::Error::from)
-        .and_then(|()| IpcSender::<Bootstrap>::connect(server))
+        .and_then(|()| IpcSender::<Bootstrap>::connect(sys::fd::proc_path(&place)))
+        .map_err(|error| match error.raw_os_error() {
+            // It goes on without the socket that it did not get.
+            Some(sys::fd::BAD_DESCRIPTOR) => sys::fd::TOO_MANY.into(),
+            _ => error,
+        })
         .map_err(|error| Error::os("connect to the guardian process", error))?;
     let (sender, commands) = channel::<Command>()?;
     let (replies, receiver) = channel::<Reply>()?;
     let doing = "send the control channels";
     sys::fail::attempt("ipc_send").map_err(|error| Error::os(doing, error))?;
-    bootstrap.send(Bootstrap { commands, replies }).map_err(other(doing))?;
+    bootstrap
+        .send(Bootstrap { commands, replies })
+        .map_err(|error| Error::os(doing, std::io::Error::other(error.to_string())))?;
     Ok(Control { sender, receiver, doorbell })
 }
 
@@ -305,7 +309,7 @@ mod tests {
         (child, pidfd)
     }
 
-    /// What becomes of an invitation to a server that is gone.
+    /// What becomes of an invitation to a server that is gone, and has removed what it had.
     fn meet_nobody(guardian: &OwnedFd) -> Error {
         meet_who_says("socket", guardian)
     }
@@ -314,7 +318,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         std::fs::create_dir(place.path().join("folder")).unwrap();
         let (doorbell, theirs) = sys::fd::socket_pair().unwrap();
-        sys::fd::send(&theirs, said.as_bytes(), None).unwrap();
+        sys::fd::send(&theirs, said.as_bytes(), Some(guardian.as_fd())).unwrap();
         meet(place.path(), "folder", doorbell, guardian.as_fd()).err().unwrap()
     }
 
@@ -331,5 +335,23 @@ mod tests {
         assert!(!refused.is_broken(), "{refused}");
         assert!(refused.to_string().contains("cannot start a thread: no more"), "{refused}");
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_has_a_guardian_s_socket_connects_to_it_even_when_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, path) = ipc::IpcOneShotServer::<Bootstrap>::new().unwrap();
+        let listener = sys::fd::socket_at(&path).unwrap();
+        let place = folder.path().join("socket");
+        std::fs::hard_link(&path, &place).unwrap();
+        drop(server);
+        let (doorbell, _theirs) = sys::fd::socket_pair().unwrap();
+        rendezvous(&place, &listener, doorbell).unwrap();
+        drop(listener);
+        let (doorbell, _theirs) = sys::fd::socket_pair().unwrap();
+        // What was lost here, now nobody holds it.
+        let nothing = std::fs::File::open("/dev/null").unwrap().into();
+        let refused = rendezvous(&place, &nothing, doorbell).err().unwrap().to_string();
+        assert!(refused.contains("refused"), "{refused}");
     }
 }

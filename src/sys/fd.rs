@@ -20,6 +20,8 @@ pub(crate) const BAD_DESCRIPTOR: i32 = Errno::BADF.raw_os_error();
 pub(crate) const WOULD_BLOCK: Errno = Errno::AGAIN;
 /// The other side of a socket is closed.
 pub(crate) const HUNG_UP: Errno = Errno::PIPE;
+/// There is no number left for a descriptor.
+pub(crate) const TOO_MANY: Errno = Errno::MFILE;
 /// The other side of a socket was closed with something unread in it.
 pub(crate) const RESET: Errno = Errno::CONNRESET;
 
@@ -197,10 +199,10 @@ pub(crate) fn close_inherited() -> std::io::Result<()> {
     Ok(())
 }
 
-/// A copy of the socket of this process that is bound to a path; `None` if there is none, or it cannot be copied.
-pub(crate) fn socket_at(path: &str) -> Option<OwnedFd> {
-    fail::attempt("open").ok()?;
-    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+/// A copy of the socket of this process that is bound to a path.
+pub(crate) fn socket_at(path: &str) -> std::io::Result<OwnedFd> {
+    fail::attempt("open")?;
+    let entries = std::fs::read_dir("/proc/self/fd")?;
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let numbers: Vec<i32> = numbers.collect();
     for number in numbers {
@@ -209,11 +211,11 @@ pub(crate) fn socket_at(path: &str) -> Option<OwnedFd> {
         let address = rustix::net::getsockname(fd).ok();
         let address = address.and_then(|it| rustix::net::SocketAddrUnix::try_from(it).ok());
         if address.is_some_and(|it| it.path_bytes() == Some(path.as_bytes())) {
-            fail::attempt("fcntl").ok()?;
-            return rustix::io::fcntl_dupfd_cloexec(fd, 3).ok();
+            fail::attempt("fcntl")?;
+            return Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?);
         }
     }
-    None
+    Err(std::io::ErrorKind::NotFound.into())
 }
 
 /// Opens a folder as a place to reach files through, whatever the length of its path.
@@ -221,6 +223,13 @@ pub(crate) fn open_folder(path: &std::path::Path) -> io::Result<OwnedFd> {
     fail::attempt("open")?;
     use rustix::fs::{Mode, OFlags};
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens a file as a place, not to read it: its name may go, [`proc_path`] leads there.
+pub(crate) fn open_place(path: &std::path::Path) -> io::Result<OwnedFd> {
+    fail::attempt("open")?;
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// The short path of an open file in this process.
