@@ -5,6 +5,7 @@ use super::{again, fail};
 use rustix::io::{self, Errno};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::CString;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Which side of a fork the caller is on.
@@ -60,11 +61,15 @@ pub(crate) fn parent_pid() -> u32 {
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32)
 }
 
-/// What a file of `/proc` says; `None` if it cannot be read now, which says nothing about any process.
+/// What a file of `/proc` that holds some numbers says; `None` if it cannot be read now, which says nothing about any
+/// process.
 fn read_proc(path: &str) -> Option<String> {
     fail::attempt("proc").ok()?;
+    // 52 numbers of at most 20 digits: the kernel gives them all at once.
+    let mut numbers = [0; 2048];
+    let length = std::fs::File::open(path).ok()?.read(&mut numbers).ok()?;
     // The name of a process may be cut in the middle of a character.
-    Some(String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned())
+    Some(String::from_utf8_lossy(&numbers[..length]).into_owned())
 }
 
 /// The start time of a process in clock ticks since boot; with its pid, an identity.
