@@ -163,7 +163,7 @@ pub(crate) fn from_portable_bytes<T: 'static>(bytes: &[u8]) -> Read<T> {
     if is_scalar::<T>() { from_bytes(bytes) } else { vector_from(bytes) }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

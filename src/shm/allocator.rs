@@ -493,6 +493,6 @@ impl Held<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 #[path = "allocator_tests.rs"]
 mod tests;
