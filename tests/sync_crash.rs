@@ -146,6 +146,31 @@ fn the_permits_of_a_dead_process_come_back_and_forgotten_ones_do_not() {
     assert_eq!(permits.available(), 5);
 }
 
+/// Leaves without a word, while the worker of its own pool has the permit.
+fn leave_with_a_pool_of_its_own((permits, is_taken): (Semaphore, Event)) {
+    let pool = pool_of(1);
+    let take = |(permits, is_taken): (Semaphore, Event)| {
+        std::mem::forget(permits.acquire());
+        is_taken.set();
+        hang();
+    };
+    let _taking = pool.submit(take, (permits, is_taken.clone())).unwrap();
+    is_taken.wait();
+    std::process::exit(0);
+}
+
+#[test]
+fn when_a_call_is_lost_what_the_workers_of_its_own_pool_held_is_free_already() {
+    let _dog = watchdog(60);
+    let pool = pool_of(1);
+    for round in 0..20 {
+        let (permits, is_taken) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
+        let task = pool.submit(leave_with_a_pool_of_its_own, (permits.clone(), is_taken)).unwrap();
+        assert!(task.join().unwrap_err().is_worker_lost());
+        assert_eq!(permits.available(), 1, "in round {round}");
+    }
+}
+
 #[test]
 fn when_the_one_who_initialises_dies_the_next_one_does_it() {
     let _dog = watchdog(60);

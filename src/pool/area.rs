@@ -327,6 +327,11 @@ impl Area {
         if self.has_task() {
             return Err("a task is still queued".into());
         }
-        Ok(())
+        match self.rings.iter().flat_map(Ring::claims).next() {
+            Some((position, who)) => {
+                Err(format!("the cell at {position} is still claimed by participant {who}"))
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -5,13 +5,14 @@
 //! 1. The searcher's seat.
 //! 2. The ring cell in its ledger: if it is claimed by the dead and the slot was not handed over,
 //!    the slot is queued again; the cell is released.
-//! 3. What it held of shared objects (`sync/settle.rs`), except what its results carry. Before the
-//!    slot, so that whoever learns that a call is lost finds the locks free that it held; and before
-//!    the blocks.
-//! 4. The slot in its ledger, if claimed by the dead: its blocks become ours; the call that was
+//! 3. Processes that the dead one had started (a pool of its own): ended, and settled from here on like it. First,
+//!    because until they are ended they may hand over to it what their results carry.
+//! 4. What it held of shared objects (`sync/settle.rs`), except what its results carry. Before the
+//!    slot, so that whoever learns that a call is lost finds the locks free that it held, and those that its
+//!    own workers held; and before the blocks.
+//! 5. The slot in its ledger, if claimed by the dead: its blocks become ours; the call that was
 //!    running is lost; if calls are left, the batch is queued again and goes on behind it; else it
 //!    is finished. If it is not claimed by it any more, who sleeps on it is woken (again: that does no harm).
-//! 5. Processes that the dead one had started (a pool of its own): ended, and settled like it; then 3. again.
 //! 6. Its remaining blocks.
 //! 7. Its place among the sleepers, its participant entry.
 //! 8. Everybody is woken: a wake-up may have died with its receiver.
@@ -79,12 +80,14 @@ pub(super) fn settle(inner: &Inner, dead: Dead<'_>) -> Option<Pausing> {
     if let Some(slot) = slot.and_then(|index| claimed_by(inner, dead, index)) {
         hand_over_carried(area.arena, slot, inner.user);
     }
+    settle_children(area.arena, dead.id);
     sync::settle::settle(area.arena, dead.id);
     fault::point("main.holdings-settled");
     let pausing = slot.and_then(|index| settle_slot(inner, dead, index));
     event!(DEBUG, "worker settled", pool = &*inner.name, pid = dead.pid);
     let asleep = ledger.asleep.load(Relaxed) != 0;
-    settle_process(area.arena, dead.id);
+    area.arena.free_owned_by(dead.id);
+    area.arena.release_participant(dead.id);
     if asleep {
         area.idle().uncount();
     }
@@ -234,24 +237,19 @@ fn skip_result(arena: &Arena, slot: &Slot, call: u32, calls: u32) {
     }
 }
 
-/// Frees what a dead process owns, after ending the processes that it had started.
-fn settle_process(arena: &Arena, id: ParticipantId) {
-    let children = arena.children_of(id);
-    for child in &children {
+/// Ends the processes that a dead one had started, and gives back everything that they held.
+fn settle_children(arena: &Arena, parent: ParticipantId) {
+    for child in arena.children_of(parent) {
         // One that has not attached yet is refused when it tries.
-        if !arena.is_attached(*child) && arena.withdraw_for_dead(*child) {
+        if !arena.is_attached(child) && arena.withdraw_for_dead(child) {
             continue;
         }
-        end_orphan(arena, *child);
-        sync::settle::settle(arena, *child);
-        settle_process(arena, *child);
+        end_orphan(arena, child);
+        settle_children(arena, child);
+        sync::settle::settle(arena, child);
+        arena.free_owned_by(child);
+        arena.release_participant(child);
     }
-    if !children.is_empty() {
-        // Until they were ended, they may have handed over to it what their results carry.
-        sync::settle::settle(arena, id);
-    }
-    arena.free_owned_by(id);
-    arena.release_participant(id);
 }
 
 /// Ends a process that nobody watches, and waits until it can no longer write to the arena.
