@@ -37,8 +37,7 @@ fn outlived() {
     std::process::exit(0);
 }
 
-/// A worker with a pool of its own dies; what it held is given back, and only then does its own worker hand over to it a
-/// result that carries a handle.
+/// A worker with a pool of its own dies; then its own worker hands over to it a result that carries a handle.
 fn handed_over_late(file: &Path) {
     let pool = pool_of(1);
     let pids = Queue::<u32>::new(4).unwrap();
@@ -92,12 +91,15 @@ fn what_an_orphan_hands_over_to_its_dead_parent_is_given_back() {
     let pids = line.split_whitespace().filter_map(|word| word.parse().ok());
     let [worker, guardian, grandchild] = pids.collect::<Vec<u32>>()[..] else { panic!("{line}") };
     kill(guardian, libc::SIGSTOP);
-    wait_until("the guardian is stopped", || is_stopped(guardian));
+    kill(program.id(), libc::SIGSTOP);
+    wait_until("they are stopped", || is_stopped(guardian) && is_stopped(program.id()));
     kill(worker, libc::SIGKILL);
-    wait_until("the holdings are settled", || is_stopped(program.id()));
     std::fs::write(&file, "").unwrap();
     let has_ended = || !file.exists() && is_asleep(grandchild);
     wait_until("it has handed its result over, and waits for a task", has_ended);
+    kill(program.id(), libc::SIGCONT);
+    wait_until("the holdings are settled", || is_stopped(program.id()));
+    assert!(!is_running(grandchild), "what it hands over now is nobody's");
     kill(program.id(), libc::SIGCONT);
     let status = program.wait().unwrap();
     kill(guardian, libc::SIGKILL);

@@ -260,6 +260,8 @@ fn descriptors_of(pid: u32) -> Vec<String> {
 /// The same, of a program that this process starts.
 fn descriptors_of_a_child() -> Vec<String> {
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    // Before, it has its libraries open.
+    wait_until("it sleeps", || is_asleep(child.id()));
     let found = descriptors_of(child.id());
     child.kill().unwrap();
     child.wait().unwrap();

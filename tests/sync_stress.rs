@@ -208,7 +208,8 @@ fn nobody_hangs_and_nothing_is_lost_while_workers_are_killed_at_random() {
                 shared.act(random.next());
             }
         };
-        while Instant::now() < end {
+        // On a machine that is slow just now, it takes longer.
+        while Instant::now() < end || lost <= 50 || done <= 50 {
             let tasks: Vec<_> = (0..2 * WORKERS)
                 .map(|_| pool.submit(work, (shared.clone(), seeds.next())).unwrap())
                 .collect();
