@@ -66,6 +66,7 @@ fn only_what_has_not_started_can_be_cancelled() {
     assert!(!running.cancel(), "it runs");
     assert!(queued[1].cancel() && queued[3].cancel());
     assert!(!queued[1].cancel(), "it is cancelled already");
+    assert_eq!(pool.stats().tasks_queued, queued.len() as u64 - 2);
     assert!(queued[1].is_finished() && !queued[0].is_finished());
     go.set();
     assert!(running.join().unwrap());

@@ -225,7 +225,13 @@ impl Area {
         self.priorities().has_task()
     }
 
-    /// About how many tasks are queued.
+    /// How many tasks and batches wait for a worker. Looks at every slot.
+    pub(crate) fn waiting(&self) -> usize {
+        let waits = |slot: &&Slot| slot.state.load().phase == Phase::Ready && !slot.is_cancelled();
+        self.slots.iter().filter(waits).count()
+    }
+
+    /// About how many cells hold a task, perhaps one that was cancelled.
     pub(crate) fn queued(&self) -> u64 {
         self.rings.iter().fold(0, |sum, ring| ring.len().saturating_add(sum))
     }

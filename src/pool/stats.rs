@@ -33,7 +33,7 @@ pub struct Stats {
     pub tasks_ended: u64,
     /// Those of them that failed.
     pub tasks_failed: u64,
-    /// Tasks, and batches of a map, that wait for a worker.
+    /// Tasks, and batches of a map, that wait for a worker, or for the pause before they are begun again.
     pub tasks_queued: u64,
     /// How often a task was begun again because its worker had died.
     pub retries: u64,
@@ -248,7 +248,7 @@ impl Stats {
             tasks_submitted: tally.submitted,
             tasks_ended: tally.ended,
             tasks_failed: tally.failed,
-            tasks_queued: inner.area.queued(),
+            tasks_queued: inner.area.waiting() as u64,
             retries: counters.retries.load(Relaxed),
             bytes_in: measured.bytes_in,
             bytes_out: measured.bytes_out,
