@@ -163,7 +163,8 @@ pub(crate) fn from_portable_bytes<T: 'static>(bytes: &[u8]) -> Read<T> {
     if is_scalar::<T>() { from_bytes(bytes) } else { vector_from(bytes) }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(not(any(loom, shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -72,6 +72,8 @@ mod recycle;
 #[cfg(not(loom))]
 mod reduce;
 #[cfg(not(loom))]
+mod replacing;
+#[cfg(not(loom))]
 mod requeue;
 #[cfg(not(loom))]
 mod restarts;

@@ -14,8 +14,8 @@
 //!    running is lost; if calls are left, the batch is queued again and goes on behind it; else it
 //!    is finished. If it is not claimed by it any more, who sleeps on it is woken (again: that does no harm).
 //! 6. Its remaining blocks.
-//! 7. Its place among the sleepers, its participant entry.
-//! 8. Everybody is woken: a wake-up may have died with its receiver.
+//! 7. Its place among the sleepers; everybody is woken, because a wake-up may have died with its receiver.
+//! 8. Its participant entry: from then on it is nobody that could be settled, again, after a panic in the middle of this.
 //!
 //! # If a process dies
 //! The settler is in the user's process; if that dies, the guardian ends everything.
@@ -87,11 +87,13 @@ pub(super) fn settle(inner: &Inner, dead: Dead<'_>) -> Option<Pausing> {
     event!(DEBUG, "worker settled", pool = &*inner.name, pid = dead.pid);
     let asleep = ledger.asleep.load(Relaxed) != 0;
     area.arena.free_owned_by(dead.id);
-    area.arena.release_participant(dead.id);
     if asleep {
+        // Once: should this be interrupted here, they are counted too high, which does no harm (R3 of `sleep.rs`).
+        ledger.asleep.store(0, Relaxed);
         area.idle().uncount();
     }
     area.wake_everybody();
+    area.arena.release_participant(dead.id);
     pausing
 }
 

@@ -16,18 +16,14 @@
 //! is broken: its tasks fail and say so.
 
 use super::deadlines::{Abort, Condemned, Seen};
-use super::events::event;
-use super::inner::{Inner, Place as TaskPlace, lock};
-use super::leaving::{DEATH_WITHIN, Grace, Leaving};
-use super::requeue::Pausing;
-use super::restarts::{Had, Restarts};
+use super::inner::{Inner, Place as TaskPlace};
+use super::leaving::{Grace, Leaving};
+use super::restarts::Restarts;
 use super::seat;
-use super::settle::{Dead, had, settle};
 use super::starting::Asked;
-use super::startup::note_of;
 use super::supervisor::{Mailbox, Request};
 use super::worker::{LEAVING, RETIRING};
-use crate::error::{Error, TaskError, WorkerExit};
+use crate::error::Error;
 use crate::prim::Relaxed;
 use crate::process::Guardian;
 use crate::shm::{Arena, ParticipantId};
@@ -44,7 +40,7 @@ const FORKS_MAX: u32 = 10;
 
 /// Requests that are posted before the answers are waited for. The guardian takes them when it is rung, and a
 /// socket holds only so many: 278 short ones, 13 of 8 kB.
-const PORTION: usize = 8;
+pub(super) const PORTION: usize = 8;
 
 /// How long to wait if the system refuses to.
 const POLL_FAILED: Duration = Duration::from_millis(5);
@@ -77,7 +73,7 @@ pub(super) struct Place {
 
 pub(super) struct Watched {
     pub(super) inner: Arc<Inner>,
-    restarts: Restarts,
+    pub(super) restarts: Restarts,
     pub(super) leaving: Option<Leaving>,
 }
 
@@ -95,7 +91,7 @@ pub(super) struct Watch {
     pub(super) pools: Vec<Watched>,
     pub(super) workers: Vec<Worker>,
     /// The dead until they are settled, those that are asked for until they are entered.
-    gone: Vec<Worker>,
+    pub(super) gone: Vec<Worker>,
     pub(super) asking: Vec<Asked>,
     /// Attempts in a row to start a guardian or to have a worker forked that failed.
     failed_forks: u32,
@@ -288,7 +284,7 @@ impl Watch {
     }
 
     /// The workers that should be and are not: those whose turn it is, and successors.
-    fn missing(&self) -> Vec<(u64, Place)> {
+    pub(super) fn missing(&self) -> Vec<(u64, Place)> {
         let there: HashMap<(u64, Place), bool> = self
             .workers
             .iter()
@@ -321,7 +317,7 @@ impl Watch {
         missing
     }
 
-    fn forking_failed(&mut self, error: &Error) {
+    pub(super) fn forking_failed(&mut self, error: &Error) {
         self.failed_forks += 1;
         let pause = Duration::from_millis(1 << self.failed_forks.min(7));
         self.retry_at = Some(Instant::now() + pause);
@@ -339,144 +335,6 @@ impl Watch {
                 watched.inner.set_broken(format!("the pool is broken: no worker starts: {error}"));
             }
         }
-    }
-
-    // Replacing -----------------------------------------------------------------------------
-
-    /// Settles workers that have died and has them replaced.
-    pub(super) fn replace(&mut self, dead: &[u32]) {
-        for pid in dead {
-            let at = self.workers.iter().position(|worker| worker.pid == *pid);
-            self.gone.extend(at.map(|at| self.workers.swap_remove(at)));
-        }
-        while !self.gone.is_empty() {
-            self.replace_portion();
-        }
-    }
-
-    fn replace_portion(&mut self) {
-        let at = self.gone.len().saturating_sub(PORTION);
-        // One round trip for everything: reap all, fork all.
-        if let Some(guardian) = &self.guardian
-            && self.gone[at..].iter().rev().any(|worker| guardian.ask_reap(worker.pid).is_err())
-        {
-            // There would be no answer, or another's.
-            self.bury_guardian();
-        }
-        let portion = self.gone.split_off(at);
-        portion.iter().for_each(|worker| self.end_turn(worker));
-        self.gone.extend(portion);
-        // Those that are not in this portion are missing when it has been settled, too.
-        let mut missing = self.missing();
-        missing.truncate(PORTION);
-        let asked = self.ask_forks(&missing);
-        self.ring();
-        for _ in at..self.gone.len() {
-            let answer = self.guardian.as_ref().map(Guardian::reaped);
-            if matches!(answer, Some(Err(_))) {
-                self.bury_guardian();
-            }
-            let exit = answer.and_then(Result::ok).flatten().unwrap_or(WorkerExit::Unknown);
-            if let Some(worker) = self.gone.pop() {
-                self.settle_worker(&worker, exit);
-            }
-        }
-        if let Err(error) = asked.and_then(|asked| self.enter_forked(asked)) {
-            self.forking_failed(&error);
-        }
-        self.give_up_broken();
-        self.end_unclaimed_mail();
-    }
-
-    /// Has the successor of a dead worker begin, if there may be one.
-    fn end_turn(&mut self, worker: &Worker) {
-        let Worker { pool, id, place: Place { number, turn }, serial, .. } = *worker;
-        let arena = self.arena;
-        let has_started =
-            |worker: &&Worker| arena.participant(worker.id).ledger.started.load(Relaxed) != 0;
-        let of_pool = self.workers.iter().filter(|worker| worker.pool == pool);
-        let started = of_pool.filter(has_started).map(|worker| worker.serial).max();
-        let Some(watched) = self.pool(pool) else { return };
-        watched.inner.area.seat(number).end(turn);
-        if watched.leaving.is_none() {
-            let had = if worker.condemned.is_some() { Had::EndedTasks } else { had(arena, id) };
-            watched.restarts.died(Instant::now(), had, serial, started);
-        }
-    }
-
-    fn settle_worker(&mut self, worker: &Worker, exit: WorkerExit) {
-        let now = Instant::now();
-        let left = self.leaving(worker);
-        let arena = self.arena;
-        let Some(watched) = self.pool(worker.pool) else { return };
-        lock(&watched.inner.roster).retain(|entered| entered.id != worker.id);
-        watched.inner.counters.add_gone(&arena.participant(worker.id).ledger);
-        let closing = watched.leaving.as_ref().is_some_and(|leaving| leaving.has_killed(now));
-        let condemned = worker.condemned.as_ref();
-        let dead = Dead { id: worker.id, pid: worker.pid, exit, closing, condemned };
-        let counted = watched.leaving.is_none();
-        if counted {
-            // Before the outcome can be seen.
-            let counters = &watched.inner.counters;
-            let (counter, why) = match (left, condemned) {
-                (LEAVING, _) => (&counters.workers_recycled, "recycled"),
-                (RETIRING, _) => (&counters.workers_retired, "retired"),
-                (_, Some(_)) => (&counters.workers_killed, "killed for its task"),
-                (_, None) => (&counters.workers_lost, "lost"),
-            };
-            let Worker { pid, place: Place { number, .. }, .. } = *worker;
-            let (pool, exit) = (&*watched.inner.name, exit.to_string());
-            event!(
-                INFO,
-                "worker ended",
-                pool = pool,
-                number = number,
-                pid = pid,
-                exit = &*exit,
-                why = why
-            );
-            counter.fetch_add(1, Relaxed);
-        }
-        if counted && condemned.is_none() {
-            let arena = watched.inner.area.arena;
-            watched.restarts.note(had(arena, worker.id), exit, note_of(arena, worker.id));
-        }
-        let pausing = settle(&watched.inner, dead);
-        if let Some(once) = &watched.inner.once {
-            // If it had not begun its task, nobody will.
-            watched.inner.end_lost(TaskError::worker_lost(worker.pid, exit));
-            once.end(exit);
-        }
-        if let Some(Pausing { place, pause }) = pausing {
-            self.pausing.push((now + pause, worker.pool, place));
-        }
-    }
-
-    fn give_up_broken(&mut self) {
-        // Also if some of its workers live: it is not what was asked for. What those run ends.
-        for watched in self.pools.iter().filter(|watched| watched.restarts.is_over()) {
-            watched.inner.set_broken(watched.restarts.why());
-        }
-    }
-
-    /// Ends what is left of the guardian, of which its workers die too, and settles everything.
-    pub(super) fn bury_guardian(&mut self) {
-        if let Some(guardian) = self.guardian.take() {
-            guardian.bury();
-        }
-        let detached = |worker: &mut Worker| {
-            let of = self.pools.iter().find(|pool| pool.inner.id == worker.pool);
-            of.and_then(|pool| pool.inner.once.as_ref()).is_some_and(|once| once.detached)
-        };
-        let dying = self.workers.extract_if(.., |worker| !detached(worker)).collect::<Vec<_>>();
-        for worker in dying {
-            // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
-            let _ = sys::process::kill_pidfd(&worker.pidfd);
-            let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(DEATH_WITHIN));
-            self.end_turn(&worker);
-            self.settle_worker(&worker, WorkerExit::Signal(9));
-        }
-        self.give_up_broken();
     }
 
     // Requests ------------------------------------------------------------------------------

@@ -493,6 +493,7 @@ impl Held<'_> {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(not(any(loom, shuttle)))]
+#[cfg(test)]
 #[path = "allocator_tests.rs"]
 mod tests;
