@@ -372,7 +372,8 @@ fn the_supervisor_may_panic_at_every_call() {
     });
     let at = at.into_inner().unwrap();
     println!("it panicked at {at:?}");
-    assert!(at.len() > 40, "{at:?}");
+    let calls = at.iter().filter(|at| at.ends_with(" 0")).count();
+    assert!(calls >= 16, "{at:?}");
 }
 
 /// How a program went.
