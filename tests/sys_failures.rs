@@ -445,9 +445,7 @@ impl Run {
         assert_eq!(self.left.len(), KINDS.len(), "{what}: {}", self.text);
         for ((kind, left), usual) in KINDS.iter().zip(&self.left).zip(&usual.left) {
             // Children of which it was said that they are gone, and which are there all the same.
-            let is_let_pass = *kind == "children" && what.contains(" waitid ")
-                // And sockets of `ipc-channel`, which it does not close if they cannot be connected.
-                || *kind == "descriptors" && what.contains("guardian ipc ");
+            let is_let_pass = *kind == "children" && what.contains(" waitid ");
             let more = left > usual && !is_let_pass;
             assert!(!more, "{what}: {left} {kind}, usual are {usual}: {}", self.text);
         }

@@ -6,8 +6,8 @@
 //! held is settled; who was forked is entered.
 //!
 //! # If this thread panics
-//! Whoever was seen to at that moment is in `gone`, and is settled once more when all is given up. Settling what has been settled
-//! does nothing.
+//! Whoever was seen to at that moment is in `gone`, who was to be next is there or in `dying`: they are settled when all is
+//! given up. Settling what has been settled does nothing, but count it once more in the statistics of a pool that is broken.
 
 use super::events::event;
 use super::inner::lock;
@@ -160,21 +160,22 @@ impl Watch {
         if let Some(guardian) = self.guardian.take() {
             guardian.bury();
         }
-        while let Some(at) = self.workers.iter().position(|worker| !self.is_detached(worker)) {
-            // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
-            let _ = sys::process::kill_pidfd(&self.workers[at].pidfd);
-            let _ = sys::fd::poll_one(self.workers[at].pidfd.as_fd(), Some(DEATH_WITHIN));
-            let worker = self.workers.remove(at);
+        let pools = &self.pools;
+        let is_dying = |worker: &mut Worker| {
+            let of = pools.iter().find(|pool| pool.inner.id == worker.pool);
+            !of.and_then(|pool| pool.inner.once.as_ref()).is_some_and(|once| once.detached)
+        };
+        // All at once: none of them is one that lives.
+        self.dying.extend(self.workers.extract_if(.., is_dying));
+        while let Some(worker) = self.dying.pop_front() {
             self.with_gone(worker, |watch, worker| {
+                // The kernel has sent it SIGKILL already; nothing is settled before it is gone.
+                let _ = sys::process::kill_pidfd(&worker.pidfd);
+                let _ = sys::fd::poll_one(worker.pidfd.as_fd(), Some(DEATH_WITHIN));
                 watch.end_turn(worker);
                 watch.settle_worker(worker, WorkerExit::Signal(9));
             });
         }
         self.give_up_broken();
-    }
-
-    fn is_detached(&self, worker: &Worker) -> bool {
-        let of = self.pools.iter().find(|pool| pool.inner.id == worker.pool);
-        of.and_then(|pool| pool.inner.once.as_ref()).is_some_and(|once| once.detached)
     }
 }

@@ -28,7 +28,7 @@ use crate::prim::Relaxed;
 use crate::process::Guardian;
 use crate::shm::{Arena, ParticipantId};
 use crate::sys;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -90,7 +90,9 @@ pub(super) struct Watch {
     pub(super) guardian: Option<Guardian>,
     pub(super) pools: Vec<Watched>,
     pub(super) workers: Vec<Worker>,
-    /// The dead until they are settled, those that are asked for until they are entered.
+    /// Those that die with the guardian until they are seen to, the dead until they are settled, those that are
+    /// asked for until they are entered.
+    pub(super) dying: VecDeque<Worker>,
     pub(super) gone: Vec<Worker>,
     pub(super) asking: Vec<Asked>,
     /// Attempts in a row to start a guardian or to have a worker forked that failed.
@@ -131,6 +133,7 @@ impl Watch {
             pools: Vec::new(),
             workers: Vec::new(),
             gone: Vec::new(),
+            dying: VecDeque::new(),
             asking: Vec::new(),
             failed_forks: 0,
             retry_at: None,
@@ -178,6 +181,7 @@ impl Watch {
         let mut asking = std::mem::take(&mut self.asking);
         asking.retain(|asked| self.workers.iter().all(|worker| worker.id != asked.reserved.id));
         self.workers.append(&mut self.gone);
+        self.workers.extend(self.dying.drain(..));
         self.bury_guardian();
         // It may have forked them, and they may have begun.
         asking.into_iter().for_each(|asked| self.end_stray(asked, None));

@@ -230,7 +230,7 @@ impl Drop for RemoveOnDrop<'_> {
 fn accept_in(place: &Path, doorbell: &OwnedFd, user: &User) -> Result<Bootstrap, Error> {
     let os = |doing: &str, error: std::io::Error| Error::os(doing, error);
     // A socket's path holds 107 bytes and temporary directories can be deeper: go through /proc.
-    let handle = sys::fd::open_folder(place)
+    let handle = sys::fd::open_place(place)
         .map_err(|error| Error::os("open the rendezvous folder", error))?;
     let short = sys::fd::proc_path(&handle);
     super::control::measure_sockets()?;

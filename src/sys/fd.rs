@@ -218,14 +218,8 @@ pub(crate) fn socket_at(path: &str) -> std::io::Result<OwnedFd> {
     Err(std::io::ErrorKind::NotFound.into())
 }
 
-/// Opens a folder as a place to reach files through, whatever the length of its path.
-pub(crate) fn open_folder(path: &std::path::Path) -> io::Result<OwnedFd> {
-    fail::attempt("open")?;
-    use rustix::fs::{Mode, OFlags};
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Opens a file as a place, not to read it: its name may go, [`proc_path`] leads there.
+/// Opens a file, or a folder to reach files through, as a place: [`proc_path`] leads there, whatever the length of its
+/// path, and also when its name is gone.
 pub(crate) fn open_place(path: &std::path::Path) -> io::Result<OwnedFd> {
     fail::attempt("open")?;
     use rustix::fs::{Mode, OFlags};
